@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence  # noqa: TC003 - a handler's annotation is read
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio

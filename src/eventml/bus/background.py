@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Self
-
-if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager
+from typing import Self
 
 log = logging.getLogger("eventml")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from types import TracebackType
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from msgspec.structs import replace
 
@@ -22,10 +24,6 @@ from eventml.handlers import Handler, configured
 from eventml.models import replacement, with_compiler
 from eventml.producer import BlockingProducer, Producer
 from eventml.runtime import LoadedHandler, Worker, load_canary, load_handlers, task_group
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-    from types import TracebackType
 
 _OF_CHAMPION: Final = {"challenger", "canary", "model", "model_sha256", "model_compile", "group", "golden"}
 """Settings of a predictor that its challengers do not share."""

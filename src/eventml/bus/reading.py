@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -17,7 +18,6 @@ from eventml.runtime import BrokerRetry
 from eventml.times import StartOption, end_at, start_at
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
     from datetime import datetime, timedelta
 
 _LIMIT: Final = 500  # deliveries that are received and decoded at once

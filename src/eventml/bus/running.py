@@ -7,16 +7,14 @@ import logging
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from eventml.runtime import Worker, task_group
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractAsyncContextManager
 
 log = logging.getLogger("eventml")
 

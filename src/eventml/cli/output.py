@@ -6,11 +6,12 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from io import StringIO
 from select import select
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
@@ -23,9 +24,6 @@ from eventml.deploy.workers import BREAKER_OPEN, start_service_logging
 from eventml.errors import AppNotFoundError, CircuitBreakerError, EventMLError, JobRunningError
 from eventml.printable import printable, printable_json, printable_lines
 from eventml.runtime import leaves
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, to be read by a program.")]
 

@@ -8,19 +8,16 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from importlib.util import cache_from_source
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from types import FrameType
+from typing import Final
 
+from eventml.bus import Bus
 from eventml.cli.output import start_logging
 from eventml.errors import MissingExtraError
 from eventml.models import path_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from types import FrameType
-
-    from eventml.bus import Bus
 
 log = logging.getLogger("eventml")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from itertools import compress
 from textwrap import wrap
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -14,9 +15,6 @@ from rich.text import Text
 
 from eventml.cli.output import print_styled
 from eventml.printable import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _NUMBER: Final = re.compile(r"[≤>]?[\d,.]+(ms|s|MB)?|-|\?|unknown")
 

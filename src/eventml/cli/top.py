@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Final
 
 import typer
 from msgspec import to_builtins
@@ -29,9 +30,6 @@ from eventml.deploy.console import (
 from eventml.deploy.workers import HostPort, parse_host_port
 from eventml.errors import ConfigError, UnavailableError
 from eventml.printable import cut, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _LEAST_IMPORTANT: Final = (  # a narrow terminal leaves them out, in this order
     *("skipped", "duplicate", "stale", "complete", "call", "batch", "oldest", "retries", "memory", "trend"),

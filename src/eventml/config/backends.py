@@ -10,21 +10,19 @@ and whose scheme is in a variable that is not set names another backend.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from msgspec import structs
 
+from eventml.backends.base import BackendModule
 from eventml.config.settings import URL, BackendSettings, Entry, convert, did_you_mean, variable
 from eventml.config.urls import InvalidValueError, expand, expand_url, redact, split_url
 from eventml.entry_points import registered
 from eventml.errors import ConfigError, MissingExtraError, UnknownBackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     import msgspec
-
-    from eventml.backends.base import BackendModule
 
 _GROUP: Final = "eventml.backends"
 

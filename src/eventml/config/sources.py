@@ -6,10 +6,11 @@ import logging
 import os
 import re
 import tomllib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from eventml.config.backends import choose_backend
 from eventml.config.settings import (
@@ -30,9 +31,6 @@ from eventml.config.settings import (
 )
 from eventml.config.urls import InvalidValueError
 from eventml.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 HIDDEN: Final = "***"
 """Shown in place of a secret."""

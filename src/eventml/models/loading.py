@@ -9,9 +9,10 @@ import os
 import pickle
 import re
 import stat
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from msgspec import structs
 
@@ -20,9 +21,6 @@ from eventml.models.artefacts import Artefact, Model, ModelSource
 from eventml.models.formats import ModelFile, format_name, read_model
 from eventml.models.registries import ModelRegistry, fetched, registry_of, shown, translated
 from eventml.models.threads import use_one_job
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _DIGITS: Final = 12  # of a version: 48 bits tell a team's models apart, and keep ids short
 _BESIDE: Final = ".sha256"  # behind a model's path: the file with its digest

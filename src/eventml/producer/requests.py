@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
-from eventml.backends.base import CreatesTopics, NewTopic
+from eventml.backends.base import Backend, CreatesTopics, NewTopic, Subscription
 from eventml.errors import BackendError, EventMLError, NotOpenError
 from eventml.producer.coalescing import Outcome
+from eventml.records import Delivery, Record
 from eventml.runtime import REPLY_RETENTION, BrokerRetry, reply_topic, request_id, task_group
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from eventml.backends.base import Backend, Subscription
-    from eventml.records import Delivery, Record
 
 _MAX_REPLIES: Final = 1_000  # in one receive
 

@@ -7,7 +7,8 @@ completed before is recorded by the backend, which is asked once a batch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 from eventml.backends.base import Completion, DedupeSubscription
 from eventml.errors import BackendError
@@ -16,9 +17,6 @@ from eventml.records import REPLAY_GROUP, Delivery
 from eventml.runtime.calls.caller import Item
 from eventml.runtime.failures.backoff import BrokerRetry
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class Dedupe:

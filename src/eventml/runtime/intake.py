@@ -8,16 +8,13 @@ larger events are counted one by one.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Generic, TypeVar
 
 import anyio
 
 from eventml.backends.base import MAX_BYTES
 from eventml.records import Delivery, count_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
 
 T = TypeVar("T")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from anyio import to_thread
@@ -18,9 +19,6 @@ from eventml.handlers import Handler
 from eventml.models import Model
 from eventml.runtime.model_versions.golden_rows import check_golden_rows, read_profile
 from eventml.runtime.predictions import Profile
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
 
 
 class LoadedHandler(msgspec.Struct):

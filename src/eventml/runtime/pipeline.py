@@ -12,6 +12,7 @@ neither undecodable nor replayed nor redelivered records, and skip the steps `sc
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
@@ -39,8 +40,6 @@ from eventml.runtime.replies import Replies
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 log = logging.getLogger("eventml")

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -32,9 +33,6 @@ from eventml.runtime.calls.handler_call import HandlerCall
 from eventml.runtime.calls.outputs import answer_is_list, output_headers, outputs_as_json, union_of
 from eventml.runtime.failures.dead_letters import DLQ_PREFIX, DeadLetterCompletion
 from eventml.runtime.failures.exceptions import describe
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 log = logging.getLogger("eventml")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -14,7 +15,6 @@ from eventml.backends.base import Completion, CountsLost
 from eventml.runtime.failures.outages import OutageLog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from threading import Event
 
 Stage = Literal["receive", "decode", "call", "encode", "complete"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import anyio
 
@@ -40,9 +41,6 @@ from eventml.runtime.replies import Replies
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import Tracing
 from eventml.times import start_at
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 log = logging.getLogger("eventml")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, ParamSpec, Self, TypeVar
+from types import TracebackType
+from typing import Any, ClassVar, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import anyio
 import msgspec
@@ -17,17 +19,17 @@ from eventml.backends import memory
 from eventml.bus import Bus
 from eventml.codec import Decoder
 from eventml.errors import ConfigError, NotOpenError
+from eventml.handlers import Handler
 from eventml.models import Artefact, Model
-from eventml.records import Record
-from eventml.runtime import dead_letter_topic, describe, output_event_types, read_dead_letter, task_group
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-    from types import TracebackType
-
-    from eventml.handlers import Handler
-    from eventml.records import Delivery
-    from eventml.runtime import Worker
+from eventml.records import Delivery, Record
+from eventml.runtime import (
+    Worker,
+    dead_letter_topic,
+    describe,
+    output_event_types,
+    read_dead_letter,
+    task_group,
+)
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 from eventml.backends.base import Completion, Dedupe
 from eventml.backends.redis.cluster import check_outputs
@@ -13,9 +14,6 @@ from eventml.backends.redis.publishing import Publisher
 from eventml.backends.redis.server import Script
 from eventml.backends.redis.wire import alike, defect, meta_of
 from eventml.records import Record
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 log = logging.getLogger("eventml.redis")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
@@ -15,9 +16,6 @@ from eventml.errors import DecodeError, TopicNotFoundError
 from eventml.handlers import Handler
 from eventml.records import MODEL_VERSION
 from eventml.runtime import Item, dead_letter_topic
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
 
 _BATCH: Final = 8192  # events, or predictions, that become rows at once
 

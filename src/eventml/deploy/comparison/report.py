@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -10,14 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
+from eventml.deploy.comparison.answers import Answers
 from eventml.deploy.comparison.differences import Comparison, compare, pair
 from eventml.deploy.comparison.rows import FIELD, as_text, fields_of_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
-
-    from eventml.deploy.comparison.answers import Answers
 
 OLD: Final = "old_"
 """Before the names of columns of pairs that hold fields of the predictions made then."""

@@ -7,9 +7,10 @@ published) is a column of its own. A column has one type: values without a type 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import chain
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import pyarrow as pa
@@ -17,9 +18,6 @@ import pyarrow.compute as pc
 
 from eventml.event_types import to_builtin
 from eventml.runtime import Prediction
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 FIELD: Final = "."
 """Before the name of a field, in the name of its column."""

@@ -10,9 +10,10 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -20,9 +21,6 @@ from eventml.deploy.console.history import SPANS, History, series
 from eventml.deploy.console.numbers import Snapshot, handler_numbers, merged
 from eventml.deploy.workers import HostPort, ServiceStatus, unready_reasons
 from eventml.errors import ConfigError, UnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 log = logging.getLogger("eventml.console")
 

@@ -6,10 +6,13 @@ import base64
 import json
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
+from eventml.bus import Bus
+from eventml.deploy.console.broker import Broker
 from eventml.deploy.console.dead_letters import read_causes, read_dead_letters, replay_or_drop_all
 from eventml.deploy.console.records import dead_letter_parts, one_line, shortened
 from eventml.deploy.console.templates import Content
@@ -23,12 +26,6 @@ from eventml.runtime import (
     DeadLetterQueue,
     dead_letter_queues,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from eventml.bus import Bus
-    from eventml.deploy.console.broker import Broker
 
 log = logging.getLogger("eventml.console")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import msgspec
 
+from eventml.backends.base import Backend, Subscription
 from eventml.errors import TopicNotFoundError
 from eventml.runtime import (
     DeadLetterAction,
@@ -18,11 +20,6 @@ from eventml.runtime import (
     browse,
     replay_or_drop,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from eventml.backends.base import Backend, Subscription
 
 T = TypeVar("T")
 

@@ -8,12 +8,10 @@ import secrets
 import threading
 import time
 from http.cookies import CookieError, SimpleCookie
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from eventml.deploy.workers import Request
 from eventml.printable import cut, printable
-
-if TYPE_CHECKING:
-    from eventml.deploy.workers import Request
 
 log = logging.getLogger("eventml.operations")  # whose lines are limited, as anybody may guess
 

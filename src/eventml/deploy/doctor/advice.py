@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 from eventml.deploy.doctor.examination import LONGEST, BatchCost, Examination, best_batch
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _TIMEOUT: Final = 20  # times the time of the largest call
 _LEAST_TIMEOUT: Final = 5.0  # seconds

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
 import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _NEAR: Final = 0.95  # of the best rate: a larger batch gains nothing
 LONGEST: Final = 1.0  # seconds of one call, so that a stop and a new version do not wait longer

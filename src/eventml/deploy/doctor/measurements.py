@@ -7,10 +7,11 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from itertools import cycle, islice
 from statistics import median
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from anyio import to_thread
 
@@ -32,9 +33,6 @@ from eventml.runtime import (
     load_handlers,
     read_golden_rows,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 _LEAST_CALLS: Final = 3  # for each size of batch, ...
 _SECONDS: Final = 0.2  # ... and more if they fit into it, ...

@@ -5,17 +5,15 @@ from __future__ import annotations
 import gc
 import secrets
 import time
+from collections.abc import Sequence
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 from msgspec import structs
 
 from eventml import config
 from eventml.runtime import Item, LoadedHandler, Stats, Worker, task_group
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _SECONDS: Final = 1.0  # that it takes about, ...
 _MOST: Final = 100_000  # ... with so many events at most, as they are all in memory ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -25,16 +26,12 @@ from eventml.deploy.web.http_messages import (
 from eventml.deploy.web.openapi import describe
 from eventml.deploy.web.predict import PredictEndpoint, served_predictors
 from eventml.deploy.web.request_backend import RequestBackend, RequestDecoder
-from eventml.deploy.workers import HealthLimits, answer_operations, watch_health
+from eventml.deploy.workers import HealthLimits, ServiceStatus, answer_operations, watch_health
 from eventml.printable import printable
 from eventml.runtime import FailFast, Worker, find_tracing, load_handlers, task_group
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
-
     from starlette.types import ASGIApp, Receive, Scope, Send
-
-    from eventml.deploy.workers import ServiceStatus
 
 log = logging.getLogger("eventml")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -30,8 +31,6 @@ from eventml.errors import BackendError, EventMLError, FullError, NotOpenError, 
 from eventml.runtime import OutageLog, dead_letter_topic, output_event_types
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from anyio.abc import TaskGroup
     from starlette.types import Receive, Scope, Send
 

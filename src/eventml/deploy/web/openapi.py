@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from eventml.config import WebSettings
 from eventml.deploy.web.http_messages import ProblemDetails
 from eventml.event_examples import example_of
 from eventml.event_types import json_schemas
+from eventml.handlers import Handler
 from eventml.runtime import answer_type
 from eventml.signatures import functions_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from eventml.config import WebSettings
-    from eventml.handlers import Handler
 
 Schema = dict[str, Any]
 Responses = dict[str, tuple[str, Schema]]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
 from eventml import config
+from eventml.backends.base import Completion
 from eventml.bus import Bus
 from eventml.deploy.web.http_messages import (
     EventDecoder,
@@ -22,6 +24,7 @@ from eventml.deploy.web.http_messages import (
 )
 from eventml.deploy.web.request_backend import RequestEvent, RequestQueue
 from eventml.errors import ConfigError, FullError, HandlerTimeoutError, Reject, StaleError, UnavailableError
+from eventml.handlers import Handler
 from eventml.records import MODEL, MODEL_VERSION, NO_HEADERS
 from eventml.runtime import (
     DeadLetterCompletion,
@@ -31,12 +34,7 @@ from eventml.runtime import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from starlette.types import Receive, Scope, Send
-
-    from eventml.backends.base import Completion
-    from eventml.handlers import Handler
 
 _SERVICE_AT_FAULT: Final = 500  # the first of these statuses
 

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import socket
 import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
@@ -22,13 +23,10 @@ from eventml.deploy.web.predict import served_predictors
 from eventml.deploy.web.uvicorn_server import BACKLOG, HttpServer
 from eventml.deploy.workers import HostPort, OpenPages, ServicePlan, WorkerSpec, run_service
 from eventml.errors import ConfigError
+from eventml.runtime import LoadedHandler, Stats
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-
     from starlette.types import Receive, Scope, Send
-
-    from eventml.runtime import LoadedHandler, Stats
 
 _CHECK_INTERVAL: Final = 1.0  # seconds between two checks of the connections
 _POLL: Final = 0.01  # seconds

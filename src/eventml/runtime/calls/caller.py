@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import msgspec
@@ -28,9 +29,6 @@ from eventml.records import Delivery
 from eventml.runtime.failures.classification import NOT_CALLED, Failed, should_retry
 from eventml.runtime.failures.exceptions import task_group
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 

@@ -8,6 +8,7 @@ holds back only its key.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import anyio
@@ -21,8 +22,6 @@ from eventml.runtime.failures.classification import Failed
 from eventml.runtime.failures.retry import Retry
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
     from anyio.abc import TaskGroup
 
 _YIELD: Final = 32

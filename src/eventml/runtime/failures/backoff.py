@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from random import random
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 
 from eventml.runtime.failures.exceptions import describe
 from eventml.runtime.failures.outages import SAME_OUTAGE
 from eventml.runtime.stats import BrokerFailure, Stats
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _FIRST_BROKER_DELAY: Final = 0.1  # seconds
 _MAX_BROKER_DELAY: Final = 5.0  # seconds

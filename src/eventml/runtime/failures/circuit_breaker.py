@@ -12,21 +12,18 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Final, TypeGuard
+from typing import Final, TypeGuard
 
 import anyio
 
+from eventml.backends.base import Completion
 from eventml.handlers import Handler
 from eventml.records import Delivery
 from eventml.runtime.failures.backoff import backoff_delay
 from eventml.runtime.failures.dead_letters import DeadLetterCompletion, DeadLetterWriter
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from eventml.backends.base import Completion
 
 log = logging.getLogger("eventml")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -26,9 +27,6 @@ from eventml.runtime.failures.exceptions import (
     summarise_traceback,
 )
 from eventml.runtime.tracing import HandlerTracing
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
 
 log = logging.getLogger("eventml")
 

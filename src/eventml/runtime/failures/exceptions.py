@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import re
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Final
@@ -14,8 +15,6 @@ from eventml.errors import DecodeError, UnavailableError
 from eventml.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from anyio.abc import TaskGroup
 
 _MAX_DESCRIPTION: Final = 1_000  # characters

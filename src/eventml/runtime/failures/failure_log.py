@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
 import anyio
 
+from eventml.backends.base import Completion
 from eventml.errors import Reject
 from eventml.printable import cut, printable
 from eventml.records import Record
 from eventml.runtime.failures.dead_letters import DLQ_PREFIX, DeadLetterCompletion
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from eventml.backends.base import Completion
 
 log = logging.getLogger("eventml")
 

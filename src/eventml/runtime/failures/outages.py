@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
 from eventml.errors import UnavailableError
 from eventml.runtime.failures.exceptions import describe
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 log = logging.getLogger("eventml.outages")
 

@@ -18,17 +18,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 from math import isqrt
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from eventml.backends.base import Completion, CountsAttempts, LosesDeliveries, Subscription
 from eventml.errors import BackendError, CrashLoopError
+from eventml.records import Delivery
 from eventml.runtime.calls.caller import Item
 from eventml.runtime.failures.backoff import BrokerRetry
 from eventml.runtime.failures.classification import CallResults
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from eventml.records import Delivery
 
 Call = Callable[[Sequence[Item]], Awaitable[CallResults]]
 """One call of the handler for a batch. It raises if the whole batch failed."""

@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 import secrets
 from collections import Counter
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final, Literal
 
 import anyio
 import msgspec
@@ -30,9 +31,6 @@ from eventml.runtime.failures.dead_letters import (
     DeadLetterQueue,
     read_dead_letter,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
 
 DeadLetterAction = Literal["replay", "drop"]
 """Action on dead letters: give them back to their handlers, or delete them."""

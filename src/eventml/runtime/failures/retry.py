@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import TYPE_CHECKING, ClassVar, Final, cast
+from collections.abc import Sequence
+from typing import ClassVar, Final, cast
 
 import anyio
 
@@ -33,9 +34,6 @@ from eventml.runtime.failures.retry_queue import Bisection, FailedItem, RetryQue
 from eventml.runtime.failures.staleness import Staleness
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import HandlerTracing
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 log = logging.getLogger("eventml")
 

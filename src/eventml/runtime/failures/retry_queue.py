@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from eventml.runtime.calls.caller import Item
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class FailedItem(NamedTuple):

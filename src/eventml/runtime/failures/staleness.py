@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from eventml.backends.base import Completion
 from eventml.errors import StaleError
@@ -13,9 +13,6 @@ from eventml.runtime.calls.handler_call import HandlerCall
 from eventml.runtime.failures.classification import Failed
 from eventml.runtime.failures.dead_letters import DeadLetterWriter
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class Staleness:

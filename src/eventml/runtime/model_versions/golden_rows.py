@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from decimal import Decimal
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from anyio import to_thread
 
 from eventml import records
+from eventml.backends.base import Completion
 from eventml.codec import Decoder
 from eventml.errors import DecodeError, MissingExtraError, ModelError
 from eventml.event_types import fields_of
 from eventml.handlers import Handler
-from eventml.models import import_extra
+from eventml.models import Model, import_extra
 from eventml.printable import cut
 from eventml.records import Delivery, Record
 from eventml.runtime.calls.caller import Item
@@ -29,12 +31,6 @@ from eventml.runtime.failures.classification import Failed
 from eventml.runtime.failures.exceptions import describe
 from eventml.runtime.predictions import Profile, profile_of
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from eventml.backends.base import Completion
-    from eventml.models import Model
 
 PREDICTION: Final = "prediction"
 """The column of the recorded predictions."""

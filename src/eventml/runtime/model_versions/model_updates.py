@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import anyio
 from anyio import to_thread
@@ -21,9 +21,6 @@ from eventml.runtime.failures.classification import is_infrastructure
 from eventml.runtime.failures.exceptions import describe
 from eventml.runtime.loaded_handlers import LoadedHandler, load_model
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 log = logging.getLogger("eventml")
 

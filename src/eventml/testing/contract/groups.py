@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import anyio
 
@@ -16,9 +15,7 @@ from eventml.testing.contract.case import (
     expect_lag,
 )
 from eventml.testing.contract.loops import MemberLoops
-
-if TYPE_CHECKING:
-    from eventml.testing.contract.trial import Trial
+from eventml.testing.contract.trial import Trial
 
 _TICK = 0.01  # seconds between records that have timestamps of their own: brokers keep milliseconds
 

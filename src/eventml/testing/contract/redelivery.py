@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import TYPE_CHECKING
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from eventml.records import Delivery
 from eventml.testing.contract.case import case, expect_each_once, expect_equal, expect_in_order, ids
 from eventml.testing.contract.loops import MemberLoops
-
-if TYPE_CHECKING:
-    from eventml.records import Delivery
-    from eventml.testing.contract.trial import Member, Trial
+from eventml.testing.contract.trial import Member, Trial
 
 
 @case()

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from unittest import SkipTest
 
 import anyio
 
-from eventml.backends.base import Completion, CreatesTopics, Deduplicates, LosesDeliveries, NewTopic
+from eventml.backends.base import (
+    Backend,
+    Completion,
+    CreatesTopics,
+    Dedupe,
+    DedupeSubscription,
+    Deduplicates,
+    LosesDeliveries,
+    NewTopic,
+    Start,
+    Subscription,
+)
 from eventml.records import Delivery, Record, count_bytes
 from eventml.testing.contract.case import (
     Case,
@@ -24,12 +36,7 @@ from eventml.testing.contract.case import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
-
     from anyio.abc import TaskGroup, TaskStatus
-
-    from eventml.backends.base import Backend, Dedupe, DedupeSubscription, Start, Subscription
 
     Subscribe = Callable[[Backend], AbstractAsyncContextManager[Subscription]]
 

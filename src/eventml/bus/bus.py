@@ -13,11 +13,10 @@ from msgspec.structs import replace
 
 from eventml import config
 from eventml.backends.base import Backend
-from eventml.bus.background import Background
 from eventml.bus.connection import Topic, connect, handler_codecs, tracer
 from eventml.bus.reading import read
 from eventml.bus.router import Router
-from eventml.bus.running import WebApplication, run_until_signal, stop_when_idle
+from eventml.bus.running import Background, WebApplication, run_until_signal, stop_when_idle
 from eventml.entry_points import registered
 from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
 from eventml.handlers import Handler, configured

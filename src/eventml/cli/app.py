@@ -23,7 +23,6 @@ from eventml.cli import (
     tail,
     top,
     topics,
-    ui,
 )
 from eventml.cli.buses import reads_settings
 from eventml.cli.output import print_errors
@@ -61,7 +60,7 @@ app.command()(check.check)
 app.command()(check.schema)
 app.command()(graph.graph)
 app.command()(topics.lag)
-app.command()(ui.ui)
+app.command()(top.ui)
 for command in (*app.registered_commands, *topics.app.registered_commands, *dlq.app.registered_commands):
     if command.callback not in (None, init.init, demo.demo):  # these two read no settings
         command.callback = reads_settings(command.callback)

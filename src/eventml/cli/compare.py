@@ -22,15 +22,16 @@ from eventml.cli.buses import (
 from eventml.cli.output import (
     JsonOption,
     UsageError,
+    format_table,
     is_terminal,
     print_json,
     print_message,
+    print_table,
     print_text,
     progress_bar,
     redraw,
     to_html,
 )
-from eventml.cli.tables import format_table, print_table
 from eventml.errors import UnsupportedError
 from eventml.handlers import Handler, configured
 from eventml.models import import_extra, replacement

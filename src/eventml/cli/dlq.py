@@ -19,9 +19,9 @@ from eventml.cli.output import (
     UsageError,
     print_json,
     print_message,
+    print_table,
     print_text,
 )
-from eventml.cli.tables import print_table
 from eventml.deploy.console import (
     dead_letter_parts,
     delivery_to_json,

@@ -6,8 +6,7 @@ import anyio
 import typer
 
 from eventml.cli.buses import BackendOption, PredictorArgument, load_predictor
-from eventml.cli.output import JsonOption, UsageError, print_json, print_message, print_text
-from eventml.cli.tables import format_table
+from eventml.cli.output import JsonOption, UsageError, format_table, print_json, print_message, print_text
 from eventml.deploy.doctor import Advice, Examination, advise, examine
 
 _BAR = 30  # characters of the longest bar

@@ -24,7 +24,6 @@ from eventml.runtime.calls.outputs import (
     outputs_as_json,
     plain_outputs,
 )
-from eventml.runtime.failures.backoff import BrokerRetry
 from eventml.runtime.failures.classification import CallResults, Failed
 from eventml.runtime.failures.dead_letters import (
     DLQ_PREFIX,
@@ -37,7 +36,7 @@ from eventml.runtime.failures.dead_letters import (
     read_dead_letter,
 )
 from eventml.runtime.failures.exceptions import describe, leaves, task_group
-from eventml.runtime.failures.outages import OutageLog
+from eventml.runtime.failures.outages import BrokerRetry, OutageLog
 from eventml.runtime.failures.replay import (
     DeadLetterAction,
     DeadLetterFilter,

@@ -15,7 +15,7 @@ from eventml.errors import BackendError
 from eventml.handlers import Handler
 from eventml.records import REPLAY_GROUP, Delivery
 from eventml.runtime.calls.caller import Item
-from eventml.runtime.failures.backoff import BrokerRetry
+from eventml.runtime.failures.outages import BrokerRetry
 from eventml.runtime.stats import Stats
 
 

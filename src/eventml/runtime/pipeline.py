@@ -29,10 +29,10 @@ from eventml.records import REPLAY_GROUP, TOMBSTONE, Delivery
 from eventml.runtime.calls.caller import Item
 from eventml.runtime.calls.concurrency import ConcurrentCalls
 from eventml.runtime.dedupe import Dedupe
-from eventml.runtime.failures.backoff import BrokerRetry
 from eventml.runtime.failures.circuit_breaker import CircuitBreaker, StoppedError
 from eventml.runtime.failures.exceptions import task_group
 from eventml.runtime.failures.failure_log import FailureLog
+from eventml.runtime.failures.outages import BrokerRetry
 from eventml.runtime.failures.poison import crash_loop_error, split
 from eventml.runtime.failures.retry import Retry
 from eventml.runtime.intake import Intake

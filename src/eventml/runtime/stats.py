@@ -9,10 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal
 
-import msgspec
-
 from eventml.backends.base import Completion, CountsLost
-from eventml.runtime.failures.outages import OutageLog
+from eventml.runtime.failures.outages import BrokerFailure, OutageLog
 
 if TYPE_CHECKING:
     from threading import Event
@@ -47,13 +45,6 @@ class Histogram:
         """Count a value, as often as `weight` says."""
         self.counts[bisect_left(self.bounds, value)] += weight
         self.sum += value * weight
-
-
-class BrokerFailure(msgspec.Struct, frozen=True):
-    """A step that fails at the broker: since when (monotonic clock), and its last error, in one line."""
-
-    since: float
-    error: str
 
 
 class Stats:

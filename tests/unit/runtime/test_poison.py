@@ -242,7 +242,7 @@ async def test_while_the_broker_is_away_nothing_is_called(monkeypatch: pytest.Mo
         waits.extend(calls.stats.failing)
         assert not calls.made
 
-    monkeypatch.setattr("eventml.runtime.failures.backoff.anyio.sleep", wait)
+    monkeypatch.setattr("eventml.runtime.failures.outages.anyio.sleep", wait)
     calls = Calls()
     calls.subscription.failures = 3
     await calls.counted_calls([item(1, 2)])

@@ -14,7 +14,6 @@ from starlette.routing import Router
 
 from eventml.bus import Bus, asyncapi_document
 from eventml.deploy.web.authentication import Authenticator
-from eventml.deploy.web.docs_page import PATHS, POLICY, send_page
 from eventml.deploy.web.events import BrokerConnection, EventsEndpoint, accepted_topics
 from eventml.deploy.web.http_messages import (
     Problem,
@@ -23,7 +22,7 @@ from eventml.deploy.web.http_messages import (
     send_response,
     unavailable,
 )
-from eventml.deploy.web.openapi import describe
+from eventml.deploy.web.openapi import PATHS, POLICY, describe, send_page
 from eventml.deploy.web.predict import PredictEndpoint, served_predictors
 from eventml.deploy.web.request_backend import RequestBackend, RequestDecoder
 from eventml.deploy.workers import HealthLimits, ServiceStatus, answer_operations, watch_health

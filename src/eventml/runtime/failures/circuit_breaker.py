@@ -21,8 +21,8 @@ import anyio
 from eventml.backends.base import Completion
 from eventml.handlers import Handler
 from eventml.records import Delivery
-from eventml.runtime.failures.backoff import backoff_delay
 from eventml.runtime.failures.dead_letters import DeadLetterCompletion, DeadLetterWriter
+from eventml.runtime.failures.outages import backoff_delay
 from eventml.runtime.stats import Stats
 
 log = logging.getLogger("eventml")

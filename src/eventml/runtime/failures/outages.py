@@ -1,12 +1,16 @@
-"""Log of outages of the broker: a line when one begins and a line when it ends, for all steps together."""
+"""Waiting between attempts with backoff, and outages of the broker: repeating a step, and the log of them."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from random import random
+from typing import Final, Protocol
+
+import anyio
+import msgspec
 
 from eventml.errors import UnavailableError
 from eventml.runtime.failures.exceptions import describe
@@ -66,3 +70,75 @@ class OutageLog:
             self._logged.discard(what)
             self._ended[what] = now
             log.log(level, "%s succeeds again, after %.1f s", what, now - self._since[what])
+
+
+_FIRST_BROKER_DELAY: Final = 0.1  # seconds
+_MAX_BROKER_DELAY: Final = 5.0  # seconds
+
+
+def backoff_delay(failures: int, first: float, longest: float, chance: Callable[[], float] = random) -> float:
+    """How long to wait before the next attempt, in seconds.
+
+    Exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter", 2015): every time up
+    to a ceiling is equally likely, so that many workers do not retry at once.
+
+    Args:
+        failures: Failures in a row, from 1.
+        first: The ceiling after the first failure, in seconds; it doubles with each further one.
+        longest: The highest ceiling, in seconds.
+        chance: Returns a number from 0 to 1.
+    """
+    ceiling = min(longest, first * 2.0 ** min(failures - 1, 60))
+    return ceiling * chance()
+
+
+class BrokerFailure(msgspec.Struct, frozen=True):
+    """A step that fails at the broker: since when (monotonic clock), and its last error, in one line."""
+
+    since: float
+    error: str
+
+
+class _FailingSteps(Protocol):
+    """The attributes of a handler's `Stats` that have its failing steps."""
+
+    failing: dict[str, BrokerFailure]
+    outages: OutageLog
+
+
+class BrokerRetry:
+    """Repeats one step at the broker, such as `receive`, until it succeeds.
+
+    `OutageLog` logs what fails. A success shorter than 10 s does not end a failure.
+
+    Args:
+        name: Name of the handler or the worker, for the log.
+        step: The step, for the log.
+        stats: Of the handler: while the last attempt failed, the failure is kept there by the step.
+    """
+
+    def __init__(self, name: str, step: str, stats: _FailingSteps | None = None) -> None:
+        self._name = f"{name}: {step}"
+        self._step = step
+        self._failing = {} if stats is None else stats.failing
+        self._outages = OutageLog() if stats is None else stats.outages
+        self._failures = 0  # in a row
+        self._since = 0.0  # when the first failure was
+        self._ended = -SAME_OUTAGE  # when the last attempt succeeded that followed a failure
+
+    async def wait(self, error: Exception) -> None:
+        """Note that an attempt has failed, and wait before the next one, 5 s at most."""
+        now = time.monotonic()
+        if not self._failures and now - self._ended > SAME_OUTAGE:
+            self._since = now
+        self._failures += 1
+        self._failing[self._step] = BrokerFailure(self._since, describe(error))
+        self._outages.fails(self._name, error)
+        await anyio.sleep(backoff_delay(self._failures, _FIRST_BROKER_DELAY, _MAX_BROKER_DELAY))
+
+    def succeeded(self) -> None:
+        """Note that an attempt has succeeded."""
+        if self._failures:
+            self._failures, self._ended = 0, time.monotonic()
+            del self._failing[self._step]
+            self._outages.succeeds(self._name)

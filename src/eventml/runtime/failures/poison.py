@@ -24,8 +24,8 @@ from eventml.backends.base import Completion, CountsAttempts, LosesDeliveries, S
 from eventml.errors import BackendError, CrashLoopError
 from eventml.records import Delivery
 from eventml.runtime.calls.caller import Item
-from eventml.runtime.failures.backoff import BrokerRetry
 from eventml.runtime.failures.classification import CallResults
+from eventml.runtime.failures.outages import BrokerRetry
 from eventml.runtime.stats import Stats
 
 Call = Callable[[Sequence[Item]], Awaitable[CallResults]]

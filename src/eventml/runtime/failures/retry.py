@@ -18,7 +18,6 @@ from eventml.backends.base import Completion, Subscription
 from eventml.errors import UnavailableError
 from eventml.handlers import Handler
 from eventml.runtime.calls.caller import Item
-from eventml.runtime.failures.backoff import backoff_delay
 from eventml.runtime.failures.classification import (
     CallResults,
     Failed,
@@ -29,6 +28,7 @@ from eventml.runtime.failures.classification import (
 )
 from eventml.runtime.failures.dead_letters import DeadLetterWriter
 from eventml.runtime.failures.exceptions import describe, failure_cause, leaves
+from eventml.runtime.failures.outages import backoff_delay
 from eventml.runtime.failures.poison import Call, CountedCalls
 from eventml.runtime.failures.retry_queue import Bisection, FailedItem, RetryQueue
 from eventml.runtime.failures.staleness import Staleness

@@ -27,9 +27,9 @@ from eventml.models import Model
 from eventml.records import Record
 from eventml.runtime.calls.caller import Item
 from eventml.runtime.calls.handler_call import HandlerCall
-from eventml.runtime.failures.backoff import BrokerRetry
 from eventml.runtime.failures.classification import CallResults, Failed
 from eventml.runtime.failures.exceptions import failure_cause, task_group
+from eventml.runtime.failures.outages import BrokerRetry
 from eventml.runtime.model_versions.canary_trial import (
     CanaryRecord,
     CanaryTrial,

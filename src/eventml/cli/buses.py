@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, tzinfo
 from functools import wraps
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Final, TypeVar
 

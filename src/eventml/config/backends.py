@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
+import msgspec
 from msgspec import structs
 
 from eventml.backends.base import BackendModule
@@ -20,9 +21,6 @@ from eventml.config.settings import URL, BackendSettings, Entry, convert, did_yo
 from eventml.config.urls import InvalidValueError, expand, expand_url, redact, split_url
 from eventml.entry_points import registered
 from eventml.errors import ConfigError, MissingExtraError, UnknownBackendError
-
-if TYPE_CHECKING:
-    import msgspec
 
 _GROUP: Final = "eventml.backends"
 

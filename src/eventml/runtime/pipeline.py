@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from eventml.backends.base import Completion, DedupeSubscription, Subscription
 from eventml.codec import Decoder
@@ -38,9 +39,6 @@ from eventml.runtime.failures.retry import Retry
 from eventml.runtime.intake import Intake
 from eventml.runtime.replies import Replies
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 log = logging.getLogger("eventml")
 

@@ -7,13 +7,11 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Literal
+from threading import Event
+from typing import Final, Literal
 
 from eventml.backends.base import Completion, CountsLost
 from eventml.runtime.failures.outages import BrokerFailure, OutageLog
-
-if TYPE_CHECKING:
-    from threading import Event
 
 Stage = Literal["receive", "decode", "call", "encode", "complete"]
 

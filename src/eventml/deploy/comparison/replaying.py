@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import anyio
 import msgspec
 import pyarrow as pa
 from anyio import to_thread
+from anyio.streams.memory import MemoryObjectSendStream
 from msgspec.structs import replace
 
 from eventml.bus import Bus
@@ -37,11 +39,6 @@ from eventml.runtime import (
     load_handlers,
     task_group,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from anyio.streams.memory import MemoryObjectSendStream
 
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)  # at most, this machine's and the broker's
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
@@ -14,9 +15,6 @@ from pyarrow import parquet
 from eventml.deploy.comparison.answers import Answers
 from eventml.deploy.comparison.differences import Comparison, compare, pair
 from eventml.deploy.comparison.rows import FIELD, as_text, fields_of_rows
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 OLD: Final = "old_"
 """Before the names of columns of pairs that hold fields of the predictions made then."""

@@ -14,15 +14,13 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
 from eventml.deploy.console.numbers import Snapshot, changes, handler_numbers
 from eventml.runtime import SECONDS_BUCKETS
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 log = logging.getLogger("eventml.console")
 

@@ -6,11 +6,12 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
 from starlette.requests import ClientDisconnect
 from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eventml.bus import Bus, asyncapi_document
 from eventml.deploy.web.authentication import Authenticator
@@ -28,9 +29,6 @@ from eventml.deploy.web.request_backend import RequestBackend, RequestDecoder
 from eventml.deploy.workers import HealthLimits, ServiceStatus, answer_operations, watch_health
 from eventml.printable import printable
 from eventml.runtime import FailFast, Worker, find_tracing, load_handlers, task_group
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
 
 log = logging.getLogger("eventml")
 

@@ -11,10 +11,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
 import msgspec
+from anyio.abc import TaskGroup
+from starlette.types import Receive, Scope, Send
 
 from eventml import config
 from eventml.bus import Bus
@@ -29,10 +31,6 @@ from eventml.deploy.web.http_messages import (
 from eventml.deploy.web.request_backend import RequestEvent
 from eventml.errors import BackendError, EventMLError, FullError, NotOpenError, PublishError, UnavailableError
 from eventml.runtime import OutageLog, dead_letter_topic, output_event_types
-
-if TYPE_CHECKING:
-    from anyio.abc import TaskGroup
-    from starlette.types import Receive, Scope, Send
 
 log = logging.getLogger("eventml")
 

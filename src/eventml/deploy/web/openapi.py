@@ -13,9 +13,10 @@ from functools import lru_cache
 from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
+from starlette.types import Scope, Send
 
 from eventml.config import WebSettings
 from eventml.deploy.web.http_messages import ProblemDetails, header, send_response
@@ -24,9 +25,6 @@ from eventml.event_types import json_schemas
 from eventml.handlers import Handler
 from eventml.runtime import answer_type
 from eventml.signatures import functions_of
-
-if TYPE_CHECKING:
-    from starlette.types import Scope, Send
 
 Schema = dict[str, Any]
 Responses = dict[str, tuple[str, Schema]]

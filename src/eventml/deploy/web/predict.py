@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from msgspec.structs import replace
+from starlette.types import Receive, Scope, Send
 
 from eventml import config
 from eventml.backends.base import Completion
@@ -32,9 +33,6 @@ from eventml.runtime import (
     answer_is_list,
     outputs_as_json,
 )
-
-if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
 
 _SERVICE_AT_FAULT: Final = 500  # the first of these statuses
 

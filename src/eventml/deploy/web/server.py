@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
 import msgspec
+from starlette.types import Receive, Scope, Send
 
 from eventml.bus import Bus
 from eventml.deploy.web.asgi_app import WebService
@@ -24,9 +25,6 @@ from eventml.deploy.web.uvicorn_server import BACKLOG, HttpServer
 from eventml.deploy.workers import HostPort, OpenPages, ServicePlan, WorkerSpec, run_service
 from eventml.errors import ConfigError
 from eventml.runtime import LoadedHandler, Stats
-
-if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
 
 _CHECK_INTERVAL: Final = 1.0  # seconds between two checks of the connections
 _POLL: Final = 0.01  # seconds

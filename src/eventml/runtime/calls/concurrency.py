@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import anyio
 import anyio.lowlevel
+from anyio.abc import TaskGroup
 
 from eventml.backends.base import Completion
 from eventml.handlers import Handler
@@ -20,9 +21,6 @@ from eventml.runtime.calls.caller import Item
 from eventml.runtime.failures.circuit_breaker import StoppedError
 from eventml.runtime.failures.classification import Failed
 from eventml.runtime.failures.retry import Retry
-
-if TYPE_CHECKING:
-    from anyio.abc import TaskGroup
 
 _YIELD: Final = 32
 """A task that handles so many events without a wait lets the others run."""

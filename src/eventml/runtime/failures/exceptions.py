@@ -7,15 +7,13 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
+from anyio.abc import TaskGroup
 
 from eventml.errors import DecodeError, UnavailableError
 from eventml.printable import printable
-
-if TYPE_CHECKING:
-    from anyio.abc import TaskGroup
 
 _MAX_DESCRIPTION: Final = 1_000  # characters
 _LIBRARIES: Final = {"eventml", "anyio", "asyncio", "trio", "outcome", "threading", "concurrent"}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from unittest import SkipTest
 
 import anyio
+from anyio.abc import TaskGroup, TaskStatus
 
 from eventml.backends.base import (
     Backend,
@@ -36,8 +37,6 @@ from eventml.testing.contract.case import (
 )
 
 if TYPE_CHECKING:
-    from anyio.abc import TaskGroup, TaskStatus
-
     Subscribe = Callable[[Backend], AbstractAsyncContextManager[Subscription]]
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""The buffer before the call of a handler, where batches form, and what the handler holds in bytes.
+"""The buffer before the call of a handler, where batches form, and the bytes that the handler has in flight.
 
 A batch, what waits behind it, what is being completed, and what waits for a retry are each bounded by
 `max_batch` events. For events of up to `max_bytes / max_batch` bytes that bounds the bytes, too. So only
@@ -81,7 +81,7 @@ class Intake(Generic[T]):
         max_bytes: The most bytes of one read.
 
     Attributes:
-        in_flight: What the handler holds in bytes, here and in the stages behind.
+        in_flight: Bytes of the large events in this buffer and in the stages behind it.
     """
 
     def __init__(self, max_batch: int, max_bytes: int = MAX_BYTES) -> None:
@@ -110,9 +110,9 @@ class Intake(Generic[T]):
         self._notify()
 
     async def room(self) -> None:
-        """Wait until another batch may be received ahead of the one that waits."""
+        """Wait until one batch waits at most, and the bytes in flight are below their limit."""
         while len(self._items) > self._max_batch or self.in_flight.full:
-            await self._change()
+            await self._wait_for_change()
 
     def completed(self, deliveries: Iterable[Delivery]) -> None:
         """Deliveries are not in flight any more: there may be room."""
@@ -125,14 +125,14 @@ class Intake(Generic[T]):
         It also returns whether the batch has to be screened. If it is cancelled, it has taken nothing.
         """
         while not self._items and not self._closed:
-            await self._change()
+            await self._wait_for_change()
         batch, screen = self._items[: self._max_batch], self._to_screen > 0
         del self._items[: self._max_batch]
         self._to_screen = max(self._to_screen - len(batch), 0)
         self._notify()
         return batch, screen
 
-    async def _change(self) -> None:
+    async def _wait_for_change(self) -> None:
         if self._changed is None:
             self._changed = anyio.Event()
         await self._changed.wait()

@@ -65,7 +65,7 @@ async def load_handlers(
     events and the formats of their outputs, in their order.
 
     Raises:
-        RegistrationError: a handler has a parameter that no lifespan is named like.
+        RegistrationError: a handler has a parameter, and there is no lifespan of its name.
         ModelError: a model cannot be loaded, or fails its golden rows.
     """
     values: dict[str, Any] = {}
@@ -110,7 +110,7 @@ async def load_model(handler: Handler, lifespans: Mapping[str, Any], rows: Golde
 
     Raises:
         ModelError: it cannot be loaded, or fails a golden row.
-        RegistrationError: it is to be followed (`model_poll`), and cannot change.
+        RegistrationError: `model_poll` is set, and the model cannot change.
     """
     assert handler.model is not None  # noqa: S101 - for the type checker
     load = partial(models.load, handler.model, name=handler.name)

@@ -227,7 +227,7 @@ class Pipeline:
 
     @property
     def _waiting(self) -> int:
-        """How many events wait in the retry queue, or for the event that they are duplicates of."""
+        """How many events wait: for a retry, or as duplicates of an event in flight."""
         return len(self._retry.queue) + (0 if self._dedupe is None else self._dedupe.waiting)
 
     async def _next_batch(self) -> tuple[list[Item], bool]:
@@ -252,7 +252,7 @@ class Pipeline:
     async def _send(
         self, completions: MemoryObjectSendStream[list[Completion]], batch: list[Completion]
     ) -> None:
-        """Have deliveries completed, but those that the circuit breaker keeps back: these once it closes.
+        """Send completions to the third stage; those that the circuit breaker keeps back once it closes.
 
         Raises:
             StoppedError: the worker was stopped before that.
@@ -281,7 +281,7 @@ class Pipeline:
 
     @property
     def _unfinished(self) -> int:
-        """How many batches are processed, or were and are not completed; of concurrent calls each counts."""
+        """How many batches are in process or not yet completed; each concurrent call counts as one."""
         return self._uncompleted + (0 if self._concurrent is None else self._concurrent.in_process)
 
     async def _until_all_completed(self) -> None:

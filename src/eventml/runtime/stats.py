@@ -73,11 +73,11 @@ class Stats:
         model_updates: How often a new version of the model has taken over.
         models_refused: New versions of the model that could not be loaded, or failed their checks.
         model_refused: Why the newest version of the model is not used; empty if it is.
-        canary_events: Events that the canary was called for.
+        canary_events: Events for which the canary was called.
         canary_worse: Why the canary is worse than the model; empty if that is not known.
         canary_share: The share of the keys that the canary answers for.
         model_since: When the version of the model that is in use was taken over.
-        field: That of predictions with their number, as in `Profile`.
+        field: Field of a prediction that has its number, as in `Profile`.
         predictions: The numbers of predictions, sampled; `canary_predictions` are those of the canary.
         stages: How long each stage takes for a batch, in seconds. `receive` includes the wait for deliveries.
     """

@@ -65,7 +65,7 @@ class Caller:
         )
 
     def with_resources(self, resources: Mapping[str, Any]) -> Caller:
-        """A caller with other resources. Both together make no more calls in threads than one."""
+        """A caller with other resources. Both share one limit of calls in threads."""
         other = copy(self)
         other._function = _prepared(self._handler, resources)  # noqa: SLF001 - of the same class
         return other
@@ -207,7 +207,7 @@ class Caller:
 
 
 def _prepared(handler: Handler, resources: Mapping[str, Any]) -> Callable[..., Any]:
-    """The function to call with events: with its resources, and frames and deliveries if it takes them."""
+    """The handler's function with its resources, as a function of events, or of events and deliveries."""
     function = partial(handler.function, **resources) if resources else handler.function
     if handler.frame is not None:
         function = _with_frames(handler.frame, function, is_async=handler.is_async)
@@ -217,7 +217,7 @@ def _prepared(handler: Handler, resources: Mapping[str, Any]) -> Callable[..., A
 
 
 def _with_frames(frame: FrameType, function: Callable[..., Any], *, is_async: bool) -> Callable[[Any], Any]:
-    """A function of frames as one of events. The frame is built off the event loop."""
+    """Make a function of events of a function of frames. The frame is built off the event loop."""
     framer = FrameBuilder(frame)
 
     def frame_of(events: Any) -> Any:
@@ -253,7 +253,7 @@ def _set_at_end(ended: Event, function: Any, argument: Any) -> Any:
 
 
 def _is_from_outside(exception: BaseException) -> bool:
-    """Whether the worker is to end, and the handler did not raise this by itself."""
+    """Whether an exception is a cancellation or an interrupt of the worker, and not the handler's own."""
     if isinstance(exception, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0

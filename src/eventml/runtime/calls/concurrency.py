@@ -27,14 +27,14 @@ _YIELD: Final = 32
 
 
 class _Keyed(NamedTuple):
-    """An event and the key that it holds back; None if it holds back none."""
+    """An event, and the key whose later events wait for it; None if none do."""
 
     key: bytes | None
     item: Item
 
 
 class ConcurrentCalls:
-    """The step in front of `Retry` that has it called for many single events at once.
+    """Calls `Retry` for many single events at once.
 
     Args:
         ordered: Whether the events of one key are handled one after the other.
@@ -168,6 +168,7 @@ class ConcurrentCalls:
             self._leave(len(done))
 
     def _leave(self, events: int) -> None:
+        """Make room for as many other events."""
         for _ in range(events):
             self._room.release()
         self.in_process -= events

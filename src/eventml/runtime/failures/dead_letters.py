@@ -54,8 +54,8 @@ class DeadLetterCompletion(Completion, frozen=True, gc=False):
 
     Attributes:
         cause: Why it failed, without values of the event; see `failure_cause`.
-        intended: Whether the dead letter tells nothing of the handler: it rejected the event, the event came
-            too late, or the event kills its worker.
+        intended: Whether it is no failure of the handler: it rejected the event, the event came too late, or
+            the event kills its worker.
         error_type: The class of the failure; of a group of intended ones, that of the first.
         message: The failure's own message, without that of its cause, in one line.
         time: When it was written, by `time.monotonic`.

@@ -109,12 +109,12 @@ class _FailingSteps(Protocol):
 class BrokerRetry:
     """Repeats one step at the broker, such as `receive`, until it succeeds.
 
-    `OutageLog` logs what fails. A success shorter than 10 s does not end a failure.
+    `OutageLog` logs the failure. A success that lasts less than 10 s does not end an outage.
 
     Args:
         name: Name of the handler or the worker, for the log.
         step: The step, for the log.
-        stats: Of the handler: while the last attempt failed, the failure is kept there by the step.
+        stats: Of the handler; its `failing` has the step while the last attempt has failed.
     """
 
     def __init__(self, name: str, step: str, stats: _FailingSteps | None = None) -> None:

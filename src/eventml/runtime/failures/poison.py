@@ -8,8 +8,8 @@ taken for it. An event with `max_deliveries` attempts is moved to the dead lette
 
 First deliveries, and so all events while no worker dies, cost nothing.
 
-No event is called that another member has got by now. First deliveries are no exception: where those in front
-of them are lost, they would be handled before them.
+Lost deliveries, which another member has by now, are not called. First deliveries can be lost too: called
+after the ones before them were lost, they would be handled out of order.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def split(items: Sequence[Item], max_deliveries: int) -> list[Part]:
 
 
 class CountedCalls:
-    """Calls a handler with what is its subscription's; attempts of redelivered events are counted before.
+    """Calls a handler without lost deliveries, and counts the attempts of redelivered events before the call.
 
     Args:
         subscription: The handler's, or None if nothing is delivered again.
@@ -85,7 +85,7 @@ class CountedCalls:
         self._lost: dict[int, Delivery] = {}  # by its id(), as long as the delivery is kept here
 
     async def __call__(self, items: Sequence[Item]) -> CallResults:
-        """The results of a call. Those of events that another member has by now say nothing: `split_lost`."""
+        """The results of a call; for a lost delivery a completion that `split_lost` takes out."""
         # First deliveries are never called together with others.
         if self._subscription is not None and (self._begun or items[0].delivery.attempt > 1):
             redelivered = [item.delivery for item in items if item.delivery.attempt > 1]
@@ -102,7 +102,7 @@ class CountedCalls:
         return [Completion(item.delivery) if is_lost else next(results) for item, is_lost in both]
 
     async def end(self) -> None:
-        """Count the attempts of the last call no more: it has returned, and the next one may be far off."""
+        """Record that the last call has returned, as the next one may be far off."""
         if self._subscription is not None and self._begun:
             await self._begin(self._subscription, ())
 
@@ -121,7 +121,7 @@ class CountedCalls:
                 return
 
     def split_lost(self, done: list[Completion]) -> tuple[list[Completion], list[Completion]]:
-        """The completions of deliveries that are this subscription's no more, and the others."""
+        """The completions of lost deliveries, and the others."""
         if not self._lost:
             return [], done
         lost = [completion for completion in done if self._lost.pop(id(completion.delivery), None)]

@@ -19,7 +19,7 @@ class Staleness:
     """Completes stale events without a call.
 
     A stale event becomes a dead letter, is dropped, or is answered by a fallback (`when_stale`), whose
-    output becomes a completion by the outputs of `call`; a consumer has none.
+    output is checked and encoded as those of `call`.
 
     Args:
         max_age: Seconds since the broker's timestamp.

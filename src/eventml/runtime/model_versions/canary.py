@@ -72,13 +72,15 @@ class CanaryControl:
         self._version, self._worker = canary.version, token_hex(6)
         start = CanaryRecord(version=canary.version, share=handler.canary.share)
         self.trial = CanaryTrial(start, rolls_back=handler.canary.on_worse == "rollback")
-        self._own: dict[Observation, Sums] = {}  # observed in this trial
-        self._of_trial = ""  # its name
-        self._reported: dict[str, int] = {"": -1}  # by trial: how many observations, the start counts as well
+        self._own: dict[Observation, Sums] = {}  # observed by this worker in this trial
+        self._trial_name = ""
+        self._reported: dict[str, int] = {
+            "": -1
+        }  # by trial: the observations of the last report; -1 before the first
         self._shown = (-1.0, "")
         self._waiting: dict[str, tuple[float, float]] = {}  # both predictions, by the id of the event
         self._causes: set[type[Exception]] = set()  # exceptions of the canary that have been logged
-        self._unusable = False  # a true value was, and that has been logged
+        self._unusable = False  # that a true value cannot be used has been logged
 
     @asynccontextmanager
     async def joined(self) -> AsyncIterator[None]:
@@ -131,8 +133,8 @@ class CanaryControl:
         found = [one for one in decoded if isinstance(one, CanaryRecord)]
         for record in found:
             self.trial.apply(record)
-        if self.trial.name != self._of_trial:
-            self._own, self._waiting, self._of_trial = {}, {}, self.trial.name
+        if self.trial.name != self._trial_name:
+            self._own, self._waiting, self._trial_name = {}, {}, self.trial.name
         share, worse = self.trial.share, self.trial.worse
         if (share, worse) != self._shown:
             self._shown, self._stats.canary_share = (share, worse), float(share)
@@ -156,9 +158,9 @@ class CanaryControl:
 
     async def _report(self) -> None:
         number = sum(sums.number for sums in self._own.values())
-        if number > self._reported.get(self._of_trial, 0) * _GROWTH:
+        if number > self._reported.get(self._trial_name, 0) * _GROWTH:
             record = CanaryRecord(
-                version=self._version, trial=self._of_trial, worker=self._worker, sums=self._own
+                version=self._version, trial=self._trial_name, worker=self._worker, sums=self._own
             )
             await self._backend.publish([canary_message(self._topic, record)])
             self._reported[record.trial] = number

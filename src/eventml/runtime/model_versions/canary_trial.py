@@ -19,7 +19,7 @@ from eventml.records import Record
 Observation = Literal["failures", "seconds", "errors"]
 
 FALSE_ALARMS: Final = 0.01
-"""The highest probability that a trial, however long, finds a canary worse that is not."""
+"""The highest probability that a trial, however long, finds a canary worse though it is not."""
 
 _TESTS: Final[dict[Observation, tuple[int, str]]] = {
     "failures": (1, "it fails for events that the model answers"),
@@ -102,16 +102,16 @@ def is_in_share(record: Record, share: float) -> bool:
 
 
 class CanaryTrial:
-    """The newest trial of a canary, as the records say that were applied.
+    """The newest trial of a canary, by the records that were applied.
 
     Args:
-        start: Has the canary's version and its configured share.
+        start: Record with the canary's version and its configured share.
         rolls_back: Whether the share becomes 0 once the canary is worse.
 
     Attributes:
         name: The trial's name.
         share: The share of the keys that the canary answers.
-        worse: Why it is worse; empty if that is not known.
+        worse: Why the canary is worse; empty while there is not enough evidence.
     """
 
     def __init__(self, start: CanaryRecord, *, rolls_back: bool) -> None:

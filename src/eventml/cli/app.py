@@ -8,7 +8,6 @@ import typer
 from typer.core import TyperGroup
 
 from eventml.cli import (
-    canary,
     check,
     compare,
     demo,
@@ -54,7 +53,7 @@ app.command()(score.score)
 app.command()(doctor.doctor)
 app.command()(compare.compare)
 app.command()(compare.replay)
-app.command()(canary.canary)
+app.command()(compare.canary)
 app.command()(tail.tail)
 app.command()(check.check)
 app.command()(check.schema)

@@ -1,10 +1,15 @@
-"""`eventml compare` and `eventml replay`: how the predictions of two models for the same events differ."""
+"""`eventml compare`, `eventml replay` and `eventml canary`: two models of a predictor.
+
+The first two show how the predictions of two models for the same events differ; the third shows a predictor's
+canary, or sets its share.
+"""
 
 import gc
 import os
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import anyio
@@ -32,9 +37,11 @@ from eventml.cli.output import (
     redraw,
     to_html,
 )
+from eventml.codec import Decoder
 from eventml.errors import UnsupportedError
 from eventml.handlers import Handler, configured
 from eventml.models import import_extra, replacement
+from eventml.runtime import CanaryRecord, CanaryTrial, canary_message, canary_topic
 from eventml.times import parse_start
 
 if TYPE_CHECKING:
@@ -210,3 +217,43 @@ def _as_text(report: "Report", width: int | None = None) -> str:
     return "\n\n".join(
         "\n".join([name, *format_table(columns, rows, width=width)]) for name, columns, rows in tables
     )
+
+
+def canary(
+    predictor: PredictorArgument,
+    *,
+    share: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Set its share of the keys: 1 promotes it, 0 rolls it back."),
+    ] = None,
+    backend: BackendOption = None,
+) -> None:
+    """Show a predictor's canary as JSON, or set its share of the keys.
+
+    It is set on all workers, also on those that start later, and begins a new trial.
+    """
+    bus, handler = load_predictor(predictor, backend)
+    options, topic = handler.canary, canary_topic(handler)
+    if options is None:
+        raise UsageError(f"{handler.name} has no canary; add [consumer.{handler.name}.canary]")
+
+    async def run() -> dict[str, Any]:
+        async with open_shared(bus):
+            read = Decoder(CanaryRecord).decode([one async for one in bus.read(topic, until="end")])
+            records = [record for record in read if isinstance(record, CanaryRecord)]
+            # The last reports of an older version come from workers that a rolling restart stops.
+            versions = {record.worker: record.version for record in records if record.worker}
+            if not versions:
+                raise UsageError(f"no worker has started with the canary of {handler.name}; start one first")
+            *_, version = versions.values()  # of the worker whose first report is the newest
+            if share is not None:
+                records.append(CanaryRecord(version=version, trial=token_hex(6), share=share))
+                await bus.backend.publish([canary_message(topic, records[-1])])
+        start = CanaryRecord(version=version, share=options.share)
+        trial = CanaryTrial(start, rolls_back=options.on_worse == "rollback")
+        for record in records:
+            trial.apply(record)
+        found = {"version": version, "share": trial.share, "worse": trial.worse}
+        return found | {"observations": trial.observations}
+
+    print_json(anyio.run(run))

@@ -19,15 +19,18 @@ from eventml.bus import Bus
 from eventml.codec import Decoder
 from eventml.deploy.batch import DEFAULT_CHUNK, FileLocation, RowDecoder, Scorer, open_source
 from eventml.deploy.comparison.answers import (
+    FIELD,
     Answers,
+    Rows,
     add_events,
     answer_rows,
     answers_of,
+    array_of,
     batches_of,
+    one_of_each_id,
     read_predictions,
 )
 from eventml.deploy.comparison.report import OLD, fields_of_pairs
-from eventml.deploy.comparison.rows import FIELD, Rows, array_of, one_of_each_id
 from eventml.errors import ConfigError, DecodeError, UnsupportedError
 from eventml.handlers import Handler
 from eventml.runtime import (

@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from eventml.deploy.comparison.answers import Answers
+from eventml.deploy.comparison.answers import FIELD, Answers, as_text, fields_of_rows
 from eventml.deploy.comparison.differences import Comparison, compare, pair
-from eventml.deploy.comparison.rows import FIELD, as_text, fields_of_rows
 
 OLD: Final = "old_"
 """Before the names of columns of pairs that hold fields of the predictions made then."""

@@ -16,8 +16,7 @@ import msgspec
 from eventml.bus import Bus
 from eventml.deploy.console.broker import Broker
 from eventml.deploy.console.collector import Collector
-from eventml.deploy.console.dead_letter_pages import DeadLetterPages
-from eventml.deploy.console.dead_letters import count_left
+from eventml.deploy.console.dead_letters import DeadLetterPages, count_left
 from eventml.deploy.console.history import History, HistoryFile
 from eventml.deploy.console.live_pages import LivePages
 from eventml.deploy.console.sessions import Session, Sessions, is_own

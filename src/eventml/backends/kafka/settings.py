@@ -48,7 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         delivery: `at_least_once`, or `exactly_once`: transactions, one producer per input partition.
         client_id: Name of this client in the brokers' logs and quotas.
         group_instance_id: Makes a process a static member of its groups: a restart within
-            `session_timeout` moves no partition. Has to differ between the processes of a group.
+            `session_timeout` moves no partition. Has to differ between the processes of a group. Supervised
+            workers have names of their own.
         publish_timeout: Longest time of a publish, retries included, before `UnavailableError`.
         request_timeout: Longest time that a broker may take for one response.
         max_bytes: Bytes of records that one read returns at most; a larger record is read alone.

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 from unittest import SkipTest
 
 import anyio
@@ -20,6 +20,7 @@ from eventml.backends.base import (
     DedupeSubscription,
     Deduplicates,
     LosesDeliveries,
+    NamesMembers,
     NewTopic,
     Start,
     Subscription,
@@ -36,8 +37,7 @@ from eventml.testing.contract.case import (
     within,
 )
 
-if TYPE_CHECKING:
-    Subscribe = Callable[[Backend], AbstractAsyncContextManager[Subscription]]
+Subscribe = Callable[[Backend], AbstractAsyncContextManager[Subscription]]
 
 T = TypeVar("T")
 
@@ -236,15 +236,22 @@ class Trial:
         return records
 
     async def join(
-        self, *topics: str, group: str | None = None, start: Start = "earliest", window: int = 0
+        self,
+        *topics: str,
+        group: str | None = None,
+        start: Start = "earliest",
+        window: int = 0,
+        named: str | None = None,
     ) -> Member:
         """A new member, of the case's group and topic if no others are given.
 
-        It deduplicates if there is a `window`.
+        It deduplicates if there is a `window`, and has the name of `NamesMembers` if one is given.
         """
 
         def subscribe(backend: Backend) -> AbstractAsyncContextManager[Subscription]:
             joined, name = topics or (self.topic,), group or self.group
+            if named is not None:
+                cast("NamesMembers", backend).name_members(named)
             if not window:
                 return backend.subscribe(joined, group=name, start=start)
             deduplicates = cast("Deduplicates", backend)

@@ -48,8 +48,7 @@ if TYPE_CHECKING:
     from eventml.deploy.comparison import Report
 
 FromOption = Annotated[
-    Any,
-    time_option("Begin with the events of this time, or age: 2h, 3d.", "--from", parse=parse_start),
+    Any, time_option("Begin with the events of this time, or age: 2h, 3d.", "--from", parse=parse_start)
 ]
 UntilOption = Annotated[
     Any, time_option("Stop before the events of this time; else at the end of the topic.")
@@ -126,8 +125,7 @@ def replay(  # noqa: PLR0913 - as above
         ),
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="The model to predict with; else the predictor's."),
+        str | None, typer.Option(metavar="FILE", help="The model to predict with; else the predictor's.")
     ] = None,
     to: Annotated[
         Path | None,

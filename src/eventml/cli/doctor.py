@@ -16,12 +16,10 @@ def doctor(
     predictor: PredictorArgument,
     *,
     rows: Annotated[
-        str,
-        typer.Option(metavar="FILE", help="Example events (Parquet, JSON lines); else the golden rows."),
+        str, typer.Option(metavar="FILE", help="Example events (Parquet, JSON lines); else the golden rows.")
     ] = "",
     rate: Annotated[
-        float | None,
-        typer.Option(metavar="N", min=0.001, help="How many workers carry N events a second?"),
+        float | None, typer.Option(metavar="N", min=0.001, help="How many workers carry N events a second?")
     ] = None,
     backend: BackendOption = None,
     as_json: JsonOption = False,

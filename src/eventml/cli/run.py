@@ -43,8 +43,7 @@ def run(
     plan: ServicePlan,
     *,
     until_idle: Annotated[
-        float | None,
-        seconds(0, "Stop once no event has arrived or been left to handle for this long."),
+        float | None, seconds(0, "Stop once no event has arrived or been left to handle for this long.")
     ] = None,
     workers: Annotated[
         str | None,
@@ -158,11 +157,7 @@ def run_reloading(bus: Bus) -> int:
     process, ended = _start_command(), False
     try:
         for changes in watch(
-            *folders,
-            watch_filter=is_of_the_app,
-            stop_event=stop,
-            rust_timeout=_POLL,
-            yield_on_timeout=True,
+            *folders, watch_filter=is_of_the_app, stop_event=stop, rust_timeout=_POLL, yield_on_timeout=True
         ):
             if changes:
                 files = sorted({os.path.relpath(path) for _, path in changes})

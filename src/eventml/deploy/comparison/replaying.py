@@ -33,15 +33,7 @@ from eventml.deploy.comparison.answers import (
 from eventml.deploy.comparison.report import OLD, fields_of_pairs
 from eventml.errors import ConfigError, DecodeError, UnsupportedError
 from eventml.handlers import Handler
-from eventml.runtime import (
-    Item,
-    LoadedHandler,
-    Retry,
-    Stats,
-    call_without_stream,
-    load_handlers,
-    task_group,
-)
+from eventml.runtime import Item, LoadedHandler, Retry, Stats, call_without_stream, load_handlers, task_group
 
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)  # at most, this machine's and the broker's
 

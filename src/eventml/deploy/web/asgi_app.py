@@ -16,13 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from eventml.bus import Bus, asyncapi_document
 from eventml.deploy.web.authentication import Authenticator
 from eventml.deploy.web.events import BrokerConnection, EventsEndpoint, accepted_topics
-from eventml.deploy.web.http_messages import (
-    Problem,
-    encode,
-    send_problem,
-    send_response,
-    unavailable,
-)
+from eventml.deploy.web.http_messages import Problem, encode, send_problem, send_response, unavailable
 from eventml.deploy.web.openapi import PATHS, POLICY, describe, send_page
 from eventml.deploy.web.predict import PredictEndpoint, served_predictors
 from eventml.deploy.web.request_backend import RequestBackend, RequestDecoder

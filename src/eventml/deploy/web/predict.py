@@ -27,12 +27,7 @@ from eventml.deploy.web.request_backend import RequestEvent, RequestQueue
 from eventml.errors import ConfigError, FullError, HandlerTimeoutError, Reject, StaleError, UnavailableError
 from eventml.handlers import Handler
 from eventml.records import MODEL, MODEL_VERSION, NO_HEADERS
-from eventml.runtime import (
-    DeadLetterCompletion,
-    LoadedHandler,
-    answer_is_list,
-    outputs_as_json,
-)
+from eventml.runtime import DeadLetterCompletion, LoadedHandler, answer_is_list, outputs_as_json
 
 _SERVICE_AT_FAULT: Final = 500  # the first of these statuses
 

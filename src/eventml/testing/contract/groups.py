@@ -62,10 +62,7 @@ async def a_subscription_starts_as_configured(trial: Trial) -> None:
     A record that is published after `subscribe` was entered reaches it, the very next one included.
     """
     old = await trial.published(10)
-    latest = [
-        await trial.join(group=trial.name("group"), start="latest"),
-        await trial.reader(start="latest"),
-    ]
+    latest = [await trial.join(group=trial.name("group"), start="latest"), await trial.reader(start="latest")]
     earliest = await trial.join()
     new = await trial.published(10)
     for member in latest:

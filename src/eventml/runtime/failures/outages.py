@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from random import random
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import anyio
 import msgspec
 
-from eventml.errors import UnavailableError
+from eventml.errors import BackendError, UnavailableError
 from eventml.runtime.failures.exceptions import describe
+
+T = TypeVar("T")
 
 log = logging.getLogger("eventml.outages")
 
@@ -125,6 +127,17 @@ class BrokerRetry:
         self._failures = 0  # in a row
         self._since = 0.0  # when the first failure was
         self._ended = -SAME_OUTAGE  # when the last attempt succeeded that followed a failure
+
+    async def until_success(self, step: Callable[[], Awaitable[T]]) -> T:
+        """The result of the step, which is repeated while it raises a BackendError."""
+        while True:
+            try:
+                result = await step()
+            except BackendError as exc:
+                await self.wait(exc)
+            else:
+                self.succeeded()
+                return result
 
     async def wait(self, error: Exception) -> None:
         """Note that an attempt has failed, and wait before the next one, 5 s at most."""

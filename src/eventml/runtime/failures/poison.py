@@ -21,7 +21,7 @@ from operator import attrgetter
 from typing import Final, NamedTuple
 
 from eventml.backends.base import Completion, CountsAttempts, LosesDeliveries, Subscription
-from eventml.errors import BackendError, CrashLoopError
+from eventml.errors import CrashLoopError
 from eventml.records import Delivery
 from eventml.runtime.calls.caller import Item
 from eventml.runtime.failures.classification import CallResults
@@ -108,17 +108,14 @@ class CountedCalls:
 
     async def _begin(self, subscription: CountsAttempts, redelivered: Sequence[Delivery]) -> None:
         """Count the attempts, however long the broker is unavailable."""
+
+        async def begin() -> None:
+            with self._stats.timed("complete"):  # a wait for the broker is no stuck call
+                await subscription.begin(redelivered)
+
         self._begun = True
-        while True:
-            try:
-                with self._stats.timed("complete"):  # a wait for the broker is no stuck call
-                    await subscription.begin(redelivered)
-            except BackendError as exc:
-                await self._broker.wait(exc)
-            else:
-                self._broker.succeeded()
-                self._begun = bool(redelivered)
-                return
+        await self._broker.until_success(begin)
+        self._begun = bool(redelivered)
 
     def split_lost(self, done: list[Completion]) -> tuple[list[Completion], list[Completion]]:
         """The completions of lost deliveries, and the others."""

@@ -46,8 +46,8 @@ class Decoder:
 
     Args:
         event_type: A type that `check_event_type` accepts.
-        strict: Whether a value must have its field's type: `"1"` is no integer. Models of pydantic say so
-            themselves.
+        strict: Whether a value must have its field's type: `"1"` is refused for an integer. Models of
+            pydantic decide for themselves.
     """
 
     def __init__(self, event_type: Any, *, strict: bool = True) -> None:

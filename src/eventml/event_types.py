@@ -75,7 +75,7 @@ def json_decoder(event_type: Any, *, strict: bool = True) -> Decode:
 
     Args:
         event_type: Type of the events.
-        strict: Whether `"1"` is no integer. A model of pydantic says so itself.
+        strict: Whether `"1"` is refused for an integer. A model of pydantic decides for itself.
     """
     if uses_pydantic(event_type):
         return _validating(_adapter(event_type).validate_json)

@@ -29,7 +29,7 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
         id_field: Field of an event that is its id.
         codec: Format that its events are encoded in. Decoding uses each record's own content type.
         strict: Whether a value must have its field's type. If not, the text `"1"` fills an integer's field.
-            Models of pydantic say so themselves.
+            Models of pydantic decide for themselves.
 
     Raises:
         RegistrationError: Events cannot have this type.

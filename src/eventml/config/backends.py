@@ -1,10 +1,10 @@
 """The backend: finding its module by the URL's scheme, and choosing its URL and options among the sources.
 
-An option belongs to the backend that its own source names, or else to the one that the strongest weaker
-source names. If a stronger source then names another backend, the option is left out: a file with `redis://`
-and `lease = 30` does not prevent `--backend memory://`. An option for which no source names a backend belongs
-to the winning one. The default URL in the code does not count as naming a backend. A URL that does not win
-and whose scheme is in a variable that is not set names another backend.
+An option belongs to the backend that its own source names, or else to the one that the strongest of the
+weaker sources names. If a stronger source then names another backend, the option is left out: a file with
+`redis://` and `lease = 30` does not prevent `--backend memory://`. An option for which no source names a
+backend belongs to the winning one. The default URL in the code does not count as naming a backend. A URL that
+does not win and whose scheme is in a variable that is not set names another backend.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def _value(found: re.Match[str], environ: Mapping[str, str]) -> str:
 
 
 def redact(url: str) -> str:
-    """A URL or connection string for messages, logs and tables. Every other place shows none.
+    """A URL or connection string without its secrets, as all messages, logs and tables show it.
 
     It shows the scheme, the user name before a password that is not empty, the hosts, the path, and a few
     parameters that hold no secrets. In doubt it shows the scheme only: if a part has characters that do not

@@ -97,7 +97,7 @@ def _unpinned(source: ModelSource) -> Artefact | None:
 
 
 def _suffix(artefact: Artefact) -> str:
-    """What the version of a compiled model ends with: its last digits are not those of the original."""
+    """The end of a compiled model's version: its last digits are not those of the original."""
     return "" if artefact.compile is None else f"-{artefact.compile}"
 
 
@@ -107,7 +107,7 @@ def _digest(path: Path, _state: object) -> str:
 
 
 def state_of(path: Path) -> tuple[object, ...]:
-    """Return what changes when a file, or a file in a folder, is written or replaced."""
+    """Return values that change when a file, or a file in a folder, is written or replaced."""
     stats = [(file, file.stat()) for file in _files(path)]
     return tuple((f, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for f, one in stats)
 
@@ -121,7 +121,7 @@ def _located(artefact: Artefact, registry: ModelRegistry | None) -> tuple[Path, 
 
 
 def _artefact(source: ModelSource) -> Artefact | None:
-    """The artefact of a source, if it is none that the application makes itself."""
+    """The artefact of a source; None if the application makes the model itself."""
     if isinstance(source, partial) and source.func is _replacing:
         source = source()
     if isinstance(source, str | os.PathLike):

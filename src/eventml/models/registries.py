@@ -72,7 +72,7 @@ def cache_folder() -> Path:
 
 
 def fetched(registry: ModelRegistry, artefact: Artefact, revision: str) -> Path:
-    """The path of a revision in the cache, downloaded if it is not there, by several processes or one."""
+    """The path of a revision in the cache. If it is not there it is downloaded, also by several processes."""
     key = hashlib.sha256(f"{artefact.path}\n{revision}".encode()).hexdigest()[:32]
     place = cache_folder() / "models" / key
     if not place.exists():

@@ -50,18 +50,18 @@ class BytesInFlight:
         if sum(map(_length, all_headers)) > small * len(deliveries):
             n = Counter(id(d.record.headers) for d in deliveries)
             sizes = [(d, count_bytes([d]) + _length(h := d.record.headers) // n[id(h)]) for d in deliveries]
-        self._sizes |= {_place(d): size for d, size in sizes if size > small}
+        self._sizes |= {_position(d): size for d, size in sizes if size > small}
 
     def remove(self, deliveries: Iterable[Delivery]) -> bool:
         """These are completed. Returns whether there were large ones in flight."""
         if not self._sizes:
             return False
         for delivery in deliveries:
-            self._sizes.pop(_place(delivery), None)
+            self._sizes.pop(_position(delivery), None)
         return True
 
 
-def _place(delivery: Delivery) -> tuple[str, int, int | str]:
+def _position(delivery: Delivery) -> tuple[str, int, int | str]:
     return delivery.record.topic, delivery.partition, delivery.offset
 
 

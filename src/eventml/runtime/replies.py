@@ -61,8 +61,7 @@ class FailureReply(msgspec.Struct, frozen=True):
 
     Attributes:
         exception: The class of the failure, by its name.
-        message: The failure in one line, without values of the event; only what a handler rejects an event
-            with is told as it is.
+        message: The failure in one line, without values of the event; the message of a `Reject` is unchanged.
         dead_letters: The topic of the dead letter.
     """
 

@@ -1,4 +1,4 @@
-"""A bus under test: its handlers run in this process, over a broker that nobody else can reach."""
+"""A bus under test: its handlers run in this process, over a broker in memory of its own."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ class TestBus:
             raise NotOpenError("this test bus is not open; use it inside `async with TestBus(bus) as t:`")
         with anyio.move_on_after(self._timeout) as scope:
             # None of these calls yields to another task, so they see one state.
-            while (  # noqa: ASYNC110 - nobody says when a handler has had its last event
+            while (  # noqa: ASYNC110 - no event says that a handler has had its last one
                 self._worker.in_flight or any((await self._worker.lag()).values())
             ):
                 await anyio.sleep(_LOOK)

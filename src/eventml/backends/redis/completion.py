@@ -34,7 +34,7 @@ async def complete(publisher: Publisher, consumer: Consumer, done: Sequence[Comp
     Raises:
         NoGroupError: the group does not exist any more.
         UnavailableError: the outcome of all is unknown. Repeating the call is right.
-        BackendError: the server refuses until somebody removes the reason. Repeating is right.
+        BackendError: the server refuses until its operator removes the reason. Repeating is right.
     """
     server = publisher.server
     if server.settings.cluster:

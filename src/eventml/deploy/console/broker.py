@@ -35,8 +35,8 @@ _LIMIT: Final = 500  # records in one receive
 class Broker:
     """Runs coroutines that need the backend of a bus, for threads.
 
-    Each call connects for itself, so that nothing stays open while nobody looks. A backend that lives in this
-    process is used where it is open: in the event loop of its `worker`.
+    Each call connects for itself, so that no connection stays open while no page is read. A backend
+    that lives in this process is used where it is open: in the event loop of its `worker`.
     """
 
     def __init__(self, bus: Bus, worker: BlockingPortal | None = None) -> None:

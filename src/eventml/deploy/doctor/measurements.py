@@ -251,7 +251,7 @@ async def _time_to_complete(worker: Worker, stats: Stats, count: int) -> float |
     async with task_group() as tasks:
         tasks.start_soon(worker.run)
         with anyio.move_on_after(_WORKER_LIMIT):
-            while stats.completed < count and not stats.retries:  # noqa: ASYNC110 - counters tell nobody
+            while stats.completed < count and not stats.retries:  # noqa: ASYNC110 - counters have no events
                 await anyio.sleep(_POLL)
         seconds = time.perf_counter() - begun
         worker.stop() if stats.completed == count else worker.abandon()

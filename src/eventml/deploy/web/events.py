@@ -83,7 +83,7 @@ class BrokerConnection:
         return False
 
     def check_shared(self) -> None:
-        """Refuse to publish where nobody could read it.
+        """Refuse to publish events that no process could read.
 
         Raises:
             Problem: the bus's backend lives in this process, and the app around the service has not opened

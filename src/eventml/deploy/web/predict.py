@@ -158,8 +158,8 @@ def _encode_item(event: RequestEvent, result: bytes | Problem) -> bytes:
 def _handler_failure(dead_letter: DeadLetterCompletion) -> Problem:
     """Return the problem that a dead letter stands for.
 
-    The message of a `Reject` is meant for the client. Those of its cause and of all other exceptions are
-    told to nobody, as they may contain anything; the runtime has logged the class and the traceback.
+    The message of a `Reject` is meant for the client. Those of its cause and of all other exceptions are not
+    sent, as they may contain anything; the runtime has logged the class and the traceback.
     """
     error = dead_letter.error_type
     if issubclass(error, Reject):

@@ -107,7 +107,7 @@ class HandlerCall:
             return Failed(output)
         if isinstance(output, _UNFINISHED):
             kind = type(output).__name__
-            return Failed(OutputError(f"{self._name} returned a {kind}, which nobody runs; use async def"))
+            return Failed(OutputError(f"{self._name} returned a {kind}, which is never run; use async def"))
         return output if isinstance(output, Failed) else Completion(delivery)
 
 

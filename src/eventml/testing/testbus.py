@@ -98,7 +98,7 @@ class TestBus:
             itself, or a `Model` or an `Artefact`.
         lifespans: What handlers get instead of a lifespan's value, by the lifespan's name.
         timeout: How long all that was published may take to be handled, in seconds.
-        raise_failures: Fail the `publish` after which a handler set an event aside.
+        raise_failures: Fail the `publish` after which an event has become a dead letter.
 
     Raises:
         ConfigError: a name is of nothing that the bus has.
@@ -180,7 +180,7 @@ class TestBus:
 
         Raises:
             TimeoutError: it took longer than `timeout`; names the busy handler and the last exception.
-            AssertionError: with `raise_failures`, a handler has set an event aside since the last time.
+            AssertionError: with `raise_failures`, an event has become a dead letter since the last time.
         """
         if self._worker is None:
             raise NotOpenError("this test bus is not open; use it inside `async with TestBus(bus) as t:`")
@@ -249,9 +249,9 @@ class TestBus:
             return list(self._hub.topic(topic).partitions[0].log)
 
     def _type(self, topic: str) -> Any:
-        said = self._bus.topics.get(topic)
-        if said is not None and said.event_type is not Any:
-            return said.event_type
+        declared = self._bus.declared_topic(topic).event_type
+        if declared is not Any:
+            return declared
         written = [output_event_types(h) for h in self._bus.handlers.values() if topic in h.outputs]
         return written[0][topic] if written else Any
 

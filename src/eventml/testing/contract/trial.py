@@ -26,6 +26,7 @@ from eventml.backends.base import (
     Subscription,
 )
 from eventml.records import Delivery, Record, count_bytes
+from eventml.runtime import leaves
 from eventml.testing.contract.case import (
     Case,
     Harness,
@@ -324,7 +325,8 @@ async def check(case: Case, harness: Harness) -> None:
     try:
         await within(_PATIENCES * harness.patience, "the case did not end", _run(case, harness))
     except (AssertionError, ExceptionGroup) as exc:
-        cause = _first(exc)
+        found = leaves(exc)
+        cause = next((one for one in found if isinstance(one, AssertionError)), found[0])
         if isinstance(cause, SkipTest):
             raise SkipTest(f"{case.name}: {cause}") from None
         cause.add_note(f"contract: {case.name}: {case.promise}")
@@ -344,10 +346,3 @@ async def _run(case: Case, harness: Harness) -> None:
         for member in trial.members:
             await member.leave()
         tasks.cancel_scope.cancel()  # of the tasks that the case has started
-
-
-def _first(error: BaseException) -> BaseException:
-    """The error to report: the first AssertionError in a group, else the first error."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    return _first((error.subgroup(AssertionError) or error).exceptions[0])

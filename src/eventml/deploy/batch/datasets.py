@@ -145,7 +145,8 @@ def has_other_columns(location: FileLocation, columns: pa.Schema, partition_by: 
             return False
         fields = pa.schema(table.schema().to_arrow())
         there = {one.name: str(one.type).removeprefix("large_") for one in fields}
-        differ = {"id": there.get("id"), **{one.name: str(one.type) for one in columns}} != there
+        ours = {one.name: str(one.type) for one in columns}
+        differ = {**ours, **{name: there[name] for name in {"id"} & {*there} - {*ours}}} != there
         if differ and partition_by:
             raise TargetError(
                 f"{location}: the Delta table has other columns than the predictions, or other types. "

@@ -220,7 +220,7 @@ def as_list(column: Values) -> list[Any]:
         return list(column.tolist() if hasattr(column, "tolist") else column)
     import pyarrow as pa  # noqa: PLC0415 - the column is pyarrow's, so it is installed
 
-    if pa.types.is_dictionary(column.type):
+    if pa.types.is_dictionary(column.type) and not pa.types.is_string_view(column.type.value_type):
         column = column.cast(column.type.value_type)
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
         try:

@@ -178,13 +178,21 @@ def replace_partitions(
                 options = {"predicate": _condition(location, rows(), columns)}
             write(location.url or path, rows(), mode="overwrite", **options)
             return
+        if not columns:  # one file, also of no rows
+            files.delete_dir_contents(path, missing_dir_ok=True)
+            if not location.url:
+                files.create_dir(path)
+            with pq.ParquetWriter(f"{path}/part-0.parquet", rows().schema, filesystem=files) as writer:
+                for batch in rows():
+                    writer.write_batch(batch)
+            return
         pads.write_dataset(
             rows(),
             path,
             filesystem=files,
             format="parquet",
-            partitioning=columns or None,
-            partitioning_flavor="hive" if columns else None,
+            partitioning=columns,
+            partitioning_flavor="hive",
             existing_data_behavior="delete_matching",
             max_partitions=1 << 20,
             create_dir=not location.url,  # a store would create a bucket, too

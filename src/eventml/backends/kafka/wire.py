@@ -74,7 +74,7 @@ class DeliveryDecoder:
             if headers:
                 name, value = headers[-1]
                 if name == ID:  # the position at which eventml writes it
-                    headers, id_ = headers[:-1], _text(value)
+                    headers, id_ = headers[:-1], value.decode(errors="surrogateescape") if value else ""
                 else:
                     headers, id_ = _split_id(headers)
                 if headers != last_raw:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -216,7 +217,12 @@ class Supervisor:
         """Start a process in the place of `old`, unless the worker has another one by now, and return it."""
         async with worker.starting:
             if worker.process is old:
-                worker.process = await self._tasks.start(self._run_process, worker.spec)
+                if old is None or not old.ended.is_set():  # no other running process has this name
+                    member = f"{worker.spec.name}-{secrets.token_hex(8)}"
+                else:
+                    member = old.member
+                spec = msgspec.structs.replace(worker.spec, member=member)
+                worker.process = await self._tasks.start(self._run_process, spec)
             assert worker.process is not None  # noqa: S101 - for the type checker: it has been started
             return worker.process
 

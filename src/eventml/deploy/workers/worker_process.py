@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import msgspec
 
+from eventml.backends.base import NamesMembers
 from eventml.bus import Bus, import_bus, run_until_signal, stop_when_idle
 from eventml.deploy.workers.logs import make_errors_printable, start_service_logging
 from eventml.deploy.workers.readiness import LagMonitor
@@ -180,8 +181,11 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def _stream_worker(bus: Bus, spec: WorkerSpec) -> AsyncIterator[Worker]:
-    async with bus.open(), bus.worker(spec.handlers) as worker:
-        yield worker
+    async with bus.open():
+        if isinstance(bus.backend, NamesMembers):
+            bus.backend.name_members(spec.member)
+        async with bus.worker(spec.handlers) as worker:
+            yield worker
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup, TaskStatus
 
-    from eventml.backends.base import Backend, Dedupe, DedupeSubscription, Start, Subscription
+    from eventml.backends.base import Backend, Dedupe, DedupeSubscription, NamesMembers, Start, Subscription
 
     Subscribe = Callable[[Backend], AbstractAsyncContextManager[Subscription]]
 
@@ -230,15 +230,22 @@ class Trial:
         return records
 
     async def join(
-        self, *topics: str, group: str | None = None, start: Start = "earliest", window: int = 0
+        self,
+        *topics: str,
+        group: str | None = None,
+        start: Start = "earliest",
+        window: int = 0,
+        named: str | None = None,
     ) -> Member:
         """A new member, of the case's group and topic if no others are given.
 
-        It deduplicates if there is a `window`.
+        It deduplicates if there is a `window`, and has the name of `NamesMembers` if one is given.
         """
 
         def subscribe(backend: Backend) -> AbstractAsyncContextManager[Subscription]:
             joined, name = topics or (self.topic,), group or self.group
+            if named is not None:
+                cast("NamesMembers", backend).name_members(named)
             if not window:
                 return backend.subscribe(joined, group=name, start=start)
             deduplicates = cast("Deduplicates", backend)

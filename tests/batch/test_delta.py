@@ -155,6 +155,15 @@ def test_a_run_that_failed_commits_nothing_and_is_resumed(expected: list[Row], s
     assert (version("out.delta"), read("out.delta").rows) == (0, expected)
 
 
+def test_files_of_a_first_commit_that_was_killed_are_in_no_way(scored_now: ScoreNow) -> None:
+    write("rides.parquet", rides(3))
+    Path("out.delta").mkdir()
+    Path("out.delta/part-00000-c000.snappy.parquet#1").write_text("unfinished")
+    for run in range(2):
+        scored_now("minutes", "rides.parquet", "out.delta")
+        assert (version("out.delta"), len(read("out.delta").rows)) == (run, 3)
+
+
 def test_a_commit_to_the_source_begins_the_run_anew(scored_now: ScoreNow) -> None:
     make("rides.delta", ROWS)
     with pytest.raises(JobError, match="--max-rejects"):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from eventml.deploy.batch.csv_reader import CsvReader, TextLines
 from eventml.deploy.batch.datasets import delta_table, files_in, open_dataset
-from eventml.deploy.batch.locations import FileLocation
+from eventml.deploy.batch.locations import DELTA, FileLocation
 from eventml.deploy.batch.stores import file_system, open_file, store_errors
 from eventml.errors import SourceError, TargetError
 
@@ -63,6 +63,8 @@ def _problem(location: FileLocation, columns: set[str], partition_by: Sequence[s
         if delta_table(location) is not None:
             names = open_dataset(location).schema.names
             return "" if columns <= {*names} else f"it has the columns {', '.join(names)}"
+        if location.path.suffix == DELTA:
+            return ""  # a commit deletes no file, also none that a killed run has left
         root, files = file_system(location)
         for file in files_in(location):
             name = file[len(root) :].strip("/")

@@ -230,7 +230,7 @@ def test_two_columns_of_one_name_are_refused(good: pa.Table) -> None:
 
 
 def test_tables_in_an_iterator_and_kinds_of_frames(good: pa.Table) -> None:
-    class Frame(pd.DataFrame):
+    class Frame(pd.DataFrame):  # type: ignore[misc]  # pandas has no types here
         pass
 
     score = scorer("scored_app:minutes")

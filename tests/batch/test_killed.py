@@ -40,11 +40,8 @@ def test_a_run_killed_twice_is_complete(target: str, seed: int) -> None:
 @pytest.mark.parametrize(
     ("target", "source", "kills"),
     [
-        *(
-            (target, source, 10)
-            for target in KINDS
-            for source in ("rides.parquet", "sqlite:///rides.db#rides")
-        ),
+        *((target, "rides.parquet", 10) for target in KINDS),
+        *((target, "sqlite:///rides.db#rides", 5) for target in KINDS),
         *((target, "rides.parquet", 5) for target in FORMATS),
     ],
 )

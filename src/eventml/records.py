@@ -116,7 +116,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 
 
 class Output(msgspec.Struct, frozen=True):
-    """What a predictor may return in the place of an output, to say more than its value.
+    """An output with a key, headers or a topic of its own; a predictor may return it in place of its value.
 
     Attributes:
         value: The output; None for no output.
@@ -124,13 +124,34 @@ class Output(msgspec.Struct, frozen=True):
         headers: Headers added to its record, texts by name. Those that the library writes cannot be replaced.
         topic: One of the predictor's topics; by default the one that has the value's type.
 
-    Anything else in them fails the event, with an `OutputError`.
+    Other values of these attributes fail the event, with an `OutputError`.
     """
 
     value: Any
     key: str | bytes | None = None
     headers: Mapping[str, str] = NO_HEADERS
     topic: str | None = None
+
+
+def is_text(value: object, errors: str = "strict") -> bool:
+    """Whether a value is text that UTF-8 can encode, with this handler of errors."""
+    try:
+        return isinstance(value, str) and value.encode(errors=errors) is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def is_key(value: object) -> bool:
+    """Whether a value can be the key of a record: text, bytes or None."""
+    return value is None or isinstance(value, bytes) or is_text(value)
+
+
+def are_headers(value: object) -> bool:
+    """Whether a value can be the headers of a record: texts by name, as deliveries have them."""
+    # Bytes of a delivery's header that are not UTF-8 are escaped by surrogates.
+    return isinstance(value, Mapping) and all(
+        is_text(text, "surrogateescape") for pair in value.items() for text in pair
+    )
 
 
 def foreign_id(topic: str, partition: int, offset: int | str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,21 @@ def test_times_that_python_cannot_hold_are_the_text_of_psycopg(
     monkeypatch.setattr(sql_source, "find_spec", lambda _: None)
     assert by_arrow == values(chunks(f"{place}#large", ["at", "t"], 1000))
     assert sum(text[:10] in row[2] for row in by_arrow) == 3
+
+
+def test_the_server_is_that_of_a_url_with_several_hosts(place: str) -> None:
+    server, _, name = place.partition("@")[2].partition("/")
+    url = f"postgresql://scorer:{PASSWORD}@/{name}?host=127.0.0.1:1&host={server}&application_name=a%20b"
+    first, *_ = chunks(f"{url}#rows", [], 99)
+    assert isinstance(first.ids, pa.Array)
+
+
+def test_a_server_that_ends_transactions_that_wait_ends_no_read(place: str) -> None:
+    url = f"{place}?options=-c%20idle_in_transaction_session_timeout%3D100ms"
+    found = chunks(f"{url}#large", ["x"], 1000)
+    first = next(found)
+    time.sleep(0.3)
+    assert len(first) + sum(map(len, found)) == 300_000
 
 
 def test_a_read_that_is_left_early_ends_at_once(place: str) -> None:

@@ -91,14 +91,58 @@ def test_a_run_replaces_its_partitions_by_one_commit(expected: list[Row], scored
 def test_partitions_of_any_value_are_replaced(values: list[Any]) -> None:
     location: Any = parse_location("out.delta", option="--to")
     for run in range(2):
-        rows = pa.RecordBatch.from_pylist([{"Key one": one, "n": run} for one in values])
-        replace_partitions(location, partial(reader, rows), ["Key one"])
-    first = pa.RecordBatch.from_pylist([{"Key one": values[0], "n": 2}], schema=rows.schema)
-    replace_partitions(location, partial(reader, first), ["Key one"])
+        rows = pa.RecordBatch.from_pylist([{'Key "one"': one, "n": run} for one in values])
+        replace_partitions(location, partial(reader, rows), ['Key "one"'])
+    first = pa.RecordBatch.from_pylist([{'Key "one"': values[0], "n": 2}], schema=rows.schema)
+    replace_partitions(location, partial(reader, first), ['Key "one"'])
     table = deltalake.QueryBuilder().register("rows", deltalake.DeltaTable("out.delta"))
     rows = pa.table(table.execute("SELECT * FROM rows")).to_pylist()
-    assert {row["Key one"]: row["n"] for row in rows} == {**dict.fromkeys(values, 1), values[0]: 2}
+    assert {row['Key "one"']: row["n"] for row in rows} == {**dict.fromkeys(values, 1), values[0]: 2}
     assert len(rows) == len(values)
+
+
+def test_more_partitions_than_deltalake_can_compare_are_refused(folder: Path) -> None:
+    location: Any = parse_location("out.delta", option="--to")
+    rows = pa.RecordBatch.from_pydict({"n": list(range(4096)), "x": [1.0] * 4096})
+    for _ in range(2):
+        replace_partitions(location, partial(reader, rows), ["n"])
+    assert deltalake.DeltaTable("out.delta").count() == 4096
+    rows = pa.RecordBatch.from_pydict({"n": list(range(4097)), "x": [1.0] * 4097})
+    with pytest.raises(
+        TargetError, match=r"out\.delta: the rows are in 4,097 partitions, and .*--partition-by"
+    ):
+        replace_partitions(location, partial(reader, rows), ["n"])
+    assert version("out.delta") == 1
+
+
+def test_a_table_with_other_columns_is_replaced_as_a_whole_or_not_at_all(scored_now: ScoreNow) -> None:
+    write("rides.parquet", rides(5))
+    scored_now("minutes", "rides.parquet", "out.delta", partition_by=("zone",))
+    with pytest.raises(TargetError, match=r"out\.delta: the Delta table has other columns"):
+        scored_now("single", "rides.parquet", "out.delta", partition_by=("model_version",))
+    assert version("out.delta") == 0
+    scored_now("single", "rides.parquet", "out.delta")
+    assert {row["id"]: row["value"] for row in read("out.delta").rows} == {
+        row["ride_id"]: row["distance"] * 2.1 for row in rides(5)
+    }
+
+
+@pytest.mark.parametrize("partition_by", [(), ("model_version",)])
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float32(), pa.string()])
+def test_values_are_not_cast_to_the_types_of_a_table(
+    kind: pa.DataType, partition_by: tuple[str, ...], scored_now: ScoreNow
+) -> None:
+    write("rides.parquet", rides(5))
+    scored_now("single", "rides.parquet", "first.parquet")
+    table = pa.Table.from_pylist(read("first.parquet").rows)
+    changed = table.set_column(1, "value", table["value"].cast(kind, safe=False))
+    deltalake.write_deltalake("out.delta", changed, partition_by=list(partition_by))
+    if partition_by:
+        with pytest.raises(TargetError, match="or other types"):
+            scored_now("single", "rides.parquet", "out.delta", partition_by=partition_by)
+    else:
+        scored_now("single", "rides.parquet", "out.delta")
+        assert read("out.delta").rows == table.to_pylist()
 
 
 def test_a_run_that_failed_commits_nothing_and_is_resumed(expected: list[Row], scored_now: ScoreNow) -> None:
@@ -109,6 +153,15 @@ def test_a_run_that_failed_commits_nothing_and_is_resumed(expected: list[Row], s
     summary = scored_now("minutes", "rides.delta", "out.delta", chunk=50)
     assert (summary.resumed, summary.written) == (501, 500)
     assert (version("out.delta"), read("out.delta").rows) == (0, expected)
+
+
+def test_files_of_a_first_commit_that_was_killed_are_in_no_way(scored_now: ScoreNow) -> None:
+    write("rides.parquet", rides(3))
+    Path("out.delta").mkdir()
+    Path("out.delta/part-00000-c000.snappy.parquet#1").write_text("unfinished")
+    for run in range(2):
+        scored_now("minutes", "rides.parquet", "out.delta")
+        assert (version("out.delta"), len(read("out.delta").rows)) == (run, 3)
 
 
 def test_a_commit_to_the_source_begins_the_run_anew(scored_now: ScoreNow) -> None:
@@ -134,6 +187,25 @@ def test_a_table_of_something_else_is_not_replaced(scored_now: ScoreNow) -> None
     with pytest.raises(TargetError, match="the folder exists and holds no predictions: it has the columns m"):
         scored_now("minutes", "rides.parquet", "mine")
     assert version("mine") == 0
+
+
+def test_column_mapping_is_refused_though_an_old_protocol_does_not_tell_it(scored_now: ScoreNow) -> None:
+    make("rides.delta", rides(3))
+    [log] = Path("rides.delta/_delta_log").glob("*.json")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    [protocol] = (line for line in lines if "protocol" in line)
+    [metadata] = (line["metaData"] for line in lines if "metaData" in line)
+    protocol["protocol"] = {"minReaderVersion": 2, "minWriterVersion": 5}
+    metadata["configuration"] = {"delta.columnMapping.mode": "name"}
+    schema = json.loads(metadata["schemaString"])
+    for number, field in enumerate(schema["fields"], 1):  # `zone` and `passengers` have changed their names
+        names = {"delta.columnMapping.id": number, "delta.columnMapping.physicalName": field["name"]}
+        field["metadata"] = names
+        field["name"] = {"zone": "passengers", "passengers": "zone"}.get(field["name"], field["name"])
+    metadata["schemaString"] = json.dumps(schema)
+    log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with pytest.raises(SourceError, match=r"rides\.delta: a Delta table with column mapping cannot be read"):
+        scored_now("minutes", "rides.delta", "out.parquet")
 
 
 def test_a_source_that_is_none(scored_now: ScoreNow, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,7 @@ def test_a_password_comes_from_the_environment_and_is_never_shown(monkeypatch: p
         ("postgresql://h/db?sig=secret", "", "add #table to the URL"),
         ("u:secret@h/db", "", "expected a SQLAlchemy URL with #table"),
         ("DRIVER=x;PWD=secret", "SELECT 1", "--query needs the URL of a database"),
+        ("https://h/rides?sig=secret", "", "expected a SQLAlchemy URL with #table"),
     ],
 )
 def test_an_invalid_location_is_refused_with_the_reason(text: str, query: str, reason: str) -> None:
@@ -80,6 +81,12 @@ def test_an_invalid_location_is_refused_with_the_reason(text: str, query: str, r
 def test_invalid_parameters_are_refused(given: list[str], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         parse_location("sqlite:///x.db", option="--from", query="SELECT :a, :a.b", parameters=given)
+
+
+@pytest.mark.parametrize("text", [".", "./", "..", "/", "s3://lake/", "gs://lake//"])
+def test_a_target_has_a_name(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--to .*: name a file or a folder in it"):
+        parse_location(text, option="--to")
 
 
 def test_the_representation_of_a_file_shows_no_password() -> None:

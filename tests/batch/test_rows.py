@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.deploy.batch.chunks import RowChunk
-from eventml.deploy.batch.output_columns import as_list
+from eventml.deploy.batch.output_columns import as_list, take
 from eventml.deploy.batch.row_decoding import RowDecoder
 from eventml.errors import DecodeError
 
@@ -100,6 +100,12 @@ def test_an_invalid_row_among_built_events_is_a_decode_error() -> None:
         (pa.array([10**18], pa.timestamp("ns")), [datetime(2001, 9, 9, 1, 46, 40)]),  # noqa: DTZ001 - a naive time
         (pa.array([10**18 + 1], pa.timestamp("ns")), ["2001-09-09 01:46:40.000000001"]),
         (pa.array([2**63], pa.uint64()), [2**63]),
+        (
+            pa.array([[("a", 1), ("b", None)], None], pa.map_(pa.string(), pa.int64())),
+            [{"a": 1, "b": None}, None],
+        ),
+        (pa.array(["a", None, "a"], pa.string_view()), ["a", None, "a"]),
+        (pa.DictionaryArray.from_arrays([0, 1, 0], pa.array(["a", "b"], pa.string_view())), ["a", "b", "a"]),
         (np.array([1.5, 2.5]), [1.5, 2.5]),
         ([1, "x"], [1, "x"]),
     ],
@@ -108,6 +114,7 @@ def test_a_column_becomes_a_list_of_unchanged_values(column: Any, expected: list
     found = as_list(column)
     assert found == expected
     assert list(map(type, found)) == list(map(type, expected))
+    assert as_list(take(column, [len(column) - 1, 0])) == [expected[-1], expected[0]]
 
 
 @pytest.mark.parametrize("ids", [[1, 2], [1, None]], ids=["by column", "by row"])

@@ -324,3 +324,22 @@ def test_new_rows_alone_of_json_lines_leave_what_is_there(scored_now: ScoreNow) 
     assert {row["id"]: row["minutes"] for row in read(TABLE).rows} == {
         row["ride_id"]: row["distance"] * 2.1 for row in [*rows, *rides(1, first=9)]
     }
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql", "duckdb"])
+def test_a_text_without_an_output_deletes_no_integer(
+    database: str, request: pytest.FixtureRequest, scored_now: ScoreNow
+) -> None:
+    if database == "duckdb":
+        pytest.importorskip("duckdb_sqlalchemy")
+    url = f"{database}:///out.db" if database != "postgresql" else request.getfixturevalue("postgres_url")
+    texts = "prediction_id TEXT, predictor TEXT, model TEXT, model_version TEXT"
+    columns = f"id BIGINT, minutes DOUBLE PRECISION, zone BIGINT, {texts}"
+    run_sql(url, f"CREATE TABLE predictions ({columns}, PRIMARY KEY (id, predictor, model_version))")
+    rows = [{**row, "ride_id": str(number)} for number, row in enumerate(rides(10))]
+    scored_now("minutes", write("rides.jsonl", rows), f"{url}#predictions")
+    gone = [{**row, "zone": NO_OUTPUT} for row in rows[:4]]
+    for row, one in zip(gone, ("007", "text", "9" * 30, "3"), strict=True):
+        row["ride_id"] = one
+    assert scored_now("minutes", write("rides.jsonl", gone), f"{url}#predictions").no_output == 4
+    assert sorted(row["id"] for row in read(f"{url}#predictions").rows) == [0, 1, 2, 4, 5, 6, 7, 8, 9]

@@ -187,6 +187,72 @@ def test_what_is_no_table_is_refused(data: object) -> None:
         scorer("scored_app:minutes")(data)
 
 
+@pytest.fixture
+def good() -> pa.Table:
+    return pa.Table.from_pylist([{**row, "passengers": 1} for row in rides(5)])
+
+
+def ids_of(found: Any) -> list[Any]:
+    return [one for one in found["id"].to_list() if isinstance(one, str)]
+
+
+def test_of_a_frame_only_the_columns_that_are_needed_are_converted(good: pa.Table) -> None:
+    frame = good.to_pandas()
+    frame["junk"] = [1, "a", None, {"x": 1}, object()]
+    frame[7] = frame["twice"] = 1
+    frame.columns = [*frame.columns[:-1], "junk"]
+    assert len(ids_of(scorer("scored_app:minutes")(frame))) == 5
+
+
+def test_a_value_of_another_type_in_a_frame_costs_its_row(good: pa.Table) -> None:
+    frame = good.to_pandas()
+    frame["zone"] = pd.Series([20, 21, "x", 23, [24]], dtype=object)
+    found = scorer("scored_app:minutes")(frame)
+    assert ids_of(found) == ["r-0000000", "r-0000001", "r-0000003"]
+    messages = [one["message"] for one in found["rejected"].to_list() if isinstance(one, dict)]
+    assert messages == [
+        "Expected `int`, got `str` - at `$.zone`",
+        "Expected `int`, got `array` - at `$.zone`",
+    ]
+    frame["zone"] = [20, 21, object(), 23, 24]
+    with pytest.raises(SourceError, match="the table: row 3 cannot be converted to Arrow"):
+        scorer("scored_app:minutes")(frame)
+
+
+def test_two_columns_of_one_name_are_refused(good: pa.Table) -> None:
+    score = scorer("scored_app:minutes")
+    frame = good.to_pandas().rename(columns={"passengers": "zone"})
+    for table in (good.append_column("zone", good["zone"]), frame):
+        with pytest.raises(SourceError, match="the table has two columns 'zone'"):
+            score(table)
+    again = good.append_column("x", good["zone"]).append_column("x", good["zone"])
+    assert score(again).num_rows == 5
+
+
+def test_tables_in_an_iterator_and_kinds_of_frames(good: pa.Table) -> None:
+    class Frame(pd.DataFrame):  # type: ignore[misc]  # pandas has no types here
+        pass
+
+    score = scorer("scored_app:minutes")
+    frames = [good, good.to_pandas(), pl.from_arrow(good), Frame(good.to_pandas())]
+    found = list(score(iter(frames)))
+    kinds = [pa.Table, pd.DataFrame, pl.DataFrame, pd.DataFrame]
+    assert all(isinstance(one, kind) for one, kind in zip(found, kinds, strict=True))
+    assert [len(one["id"]) for one in found] == [5] * 4
+
+
+def test_texts_of_every_type_of_arrow(good: pa.Table) -> None:
+    score = scorer("scored_app:minutes")
+    texts = good["ride_id"]
+    frame: Any = pl.from_arrow(good)
+    tables = [
+        good.set_column(0, "ride_id", texts.cast(kind)) for kind in (pa.large_string(), pa.string_view())
+    ]
+    tables.append(good.set_column(0, "ride_id", texts.dictionary_encode()))
+    for table in (*tables, frame.with_columns(pl.col("ride_id").cast(pl.Categorical))):
+        assert pa.table(score(table))["id"].to_pylist() == texts.to_pylist()
+
+
 def test_a_value_that_does_not_fit_its_column_costs_its_row() -> None:
     found = ArrowScorer("scored_app:huge", None, None)(pa.Table.from_pylist(rides(4))).to_pylist()
     assert [row["id"] for row in found if not row["rejected"]] == ["r-0000000", "r-0000001", "r-0000003"]

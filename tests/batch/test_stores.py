@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 import pytest
 
 from eventml.deploy.batch import parse_location
@@ -159,15 +158,30 @@ class TestS3:
         self.client.put_object(Bucket="lake", Key="out.jsonl", Body=b'{"mine": 1}\n')
         self.client.upload_file("rides.parquet", "lake", "data/rides.parquet")
         for target in ("s3://lake/out.jsonl", "s3://lake/data/", "s3://lake/data/rides.parquet"):
-            with pytest.raises(TargetError, match="exists and holds no predictions: it has the columns"):
+            with pytest.raises(TargetError, match=r"exists and holds no predictions: .* has the columns"):
                 scored_now("minutes", "rides.parquet", target)
 
-    def test_what_is_missing_is_named(self, scored_now: ScoreNow) -> None:
+    def test_what_is_missing_is_named(
+        self, scored_now: ScoreNow, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with pytest.raises(SourceError, match=r"s3://lake/no\.parquet: No such file"):
             scored_now("minutes", "s3://lake/no.parquet", "out.parquet")
         write("rides.parquet", rides(2))
-        with pytest.raises(TargetError, match=r"s3://nolake/out\.parquet: .*(No such|bucket|exist)"):
-            scored_now("minutes", "rides.parquet", "s3://nolake/out.parquet")
+        monkeypatch.setenv("SLOW", "0")  # the app touches the file `loaded` then
+        for target in ("out.parquet", "out/", "out.delta"):
+            with pytest.raises(TargetError, match=rf"s3://nolake/{target}: there is no bucket 'nolake'"):
+                scored_now("minutes", "rides.parquet", f"s3://nolake/{target}")
+        assert not (folder / "loaded").exists()
+        assert [one["Name"] for one in self.client.list_buckets()["Buckets"]] == ["lake"]
+
+    def test_marks_of_empty_folders_are_no_files(self, scored_now: ScoreNow) -> None:
+        write("rides.parquet", rides(3))
+        self.client.upload_file("rides.parquet", "lake", "trips/day=1/a.parquet")
+        for key in ("trips/", "trips/day=1/", "trips/day=1_$folder$", "out/", "out/sub/"):
+            self.client.put_object(Bucket="lake", Key=key, Body=b"")
+        for _ in range(2):
+            assert scored_now("minutes", "s3://lake/trips/", "s3://lake/out/").read == 3
+        assert "out/part-0.parquet" in self.keys()
 
 
 def test_a_file_is_read_over_http_and_its_url_stays_secret(
@@ -188,105 +202,14 @@ def test_a_file_is_read_over_http_and_its_url_stays_secret(
     assert "swordfish" not in summary.source + str(missing.value) + str(away.value)
 
 
-class TestFolders:
-    def test_folders_are_columns_and_a_run_replaces_its_partitions(self, scored_now: ScoreNow) -> None:
-        for month, first in (("2024-01", 0), ("2024-02", 300)):
-            path = Path(f"trips/zone={month[-2:]}")
-            path.mkdir(parents=True)
-            table = pa.Table.from_pylist(rides(300, first=first)).drop_columns(["zone"])
-            pq.write_table(table, path / "a.parquet", row_group_size=100)
-        summary = scored_now("minutes", "trips/", "out/", partition_by=("zone",), chunk=70)
-        assert summary.read == summary.written == 600
-        found = pads.dataset("out", partitioning="hive").to_table()
-        assert found["id"].to_pylist() == [row["ride_id"] for row in rides(600)]
-        assert found.group_by("zone").aggregate([("zone", "count")]).to_pylist() == [
-            {"zone": 1, "zone_count": 300},
-            {"zone": 2, "zone_count": 300},
-        ]
-        Path("trips/zone=01/a.parquet").unlink()
-        scored_now("minutes", "trips/", "out/", partition_by=("zone",))
-        assert len(pads.dataset("out", partitioning="hive").to_table()) == 600  # that of January was kept
-
-    @pytest.mark.parametrize("values", [("007", "13"), ("7", "__HIVE_DEFAULT_PARTITION__"), ("a%2Fb", "1")])
-    def test_a_folder_gives_the_text_of_its_name_to_a_field_of_text(
-        self, values: tuple[str, str], scored_now: ScoreNow
-    ) -> None:
-        for first, value in enumerate(values):
-            path = Path(f"trips/area={value}")
-            path.mkdir(parents=True)
-            table = pa.Table.from_pylist(rides(1, first=first)).drop_columns(["zone"])
-            pq.write_table(table, path / "a.parquet")
-        summary = scored_now("areas", "trips/", "out.jsonl")
-        assert summary.rejected == 0
-        named = {"a%2Fb": "a/b", "__HIVE_DEFAULT_PARTITION__": None}
-        assert {row["id"]: row["value"] for row in read("out.jsonl").rows} == {
-            f"r-{n:07d}": named.get(value, value) or "none" for n, value in enumerate(values)
-        }
-
-    def test_a_run_is_resumed_in_the_middle_of_a_file(self, scored_now: ScoreNow) -> None:
-        Path("trips").mkdir()
-        for number in range(3):
-            write(f"trips/{number}.parquet", rides(100, first=100 * number))
-        write("trips/3.parquet", [{**rides(1)[0], "zone": 13, "ride_id": "bad"}])
-        with pytest.raises(JobError, match="--max-rejects"):
-            scored_now("minutes", "trips", "out.parquet", chunk=30, checkpoint=0.0, max_rejects=0)
-        summary = scored_now("minutes", "trips", "out.parquet", chunk=30)
-        assert (summary.resumed, summary.read) == (301, 301)
-        assert [row["id"] for row in read("out.parquet").rows] == [row["ride_id"] for row in rides(300)]
-
-    def test_a_changed_file_begins_the_run_anew(self, scored_now: ScoreNow) -> None:
-        Path("trips").mkdir()
-        write("trips/0.parquet", [*rides(9), {**rides(1)[0], "zone": 13, "ride_id": "bad"}])
-        with pytest.raises(JobError, match="--max-rejects"):
-            scored_now("minutes", "trips", "out.parquet", checkpoint=0.0, max_rejects=0)
-        write("trips/1.parquet", rides(1, first=50))
-        assert scored_now("minutes", "trips", "out.parquet").resumed == 0
-
-    def test_a_column_that_only_some_files_have_is_null_in_the_others(self, scored_now: ScoreNow) -> None:
-        Path("trips").mkdir()
-        for number, missing in enumerate(("passengers", "", "zone", "ride_id")):
-            table = pa.Table.from_pylist(rides(2, first=2 * number))
-            pq.write_table(table.drop_columns([missing] if missing else []), f"trips/{number}.parquet")
-        summary = scored_now("untyped", "trips", "out.jsonl", id_column="ride_id")
-        assert (summary.read, summary.rejected) == (8, 2)
-        summary = scored_now("minutes", "trips", "out.parquet")
-        assert (summary.read, summary.rejected) == (8, 4)
-        assert [row["id"] for row in read("out.parquet").rows] == [row["ride_id"] for row in rides(4)]
-
-    def test_a_column_that_a_later_file_adds_is_read(self, scored_now: ScoreNow) -> None:
-        Path("trips").mkdir()
-        pq.write_table(pa.Table.from_pylist(rides(2)).drop_columns(["zone"]), "trips/0.parquet")
-        write("trips/1.parquet", rides(2, first=2))
-        assert scored_now("minutes", "trips", "out.parquet").written == 2
-
-    @pytest.mark.parametrize("target", ["trips/out.parquet", "trips/month=1/", "trips/"])
-    def test_a_target_in_the_folder_that_is_read_is_refused(self, target: str, scored_now: ScoreNow) -> None:
-        Path("trips").mkdir()
-        write("trips/0.parquet", rides(2))
-        with pytest.raises(TargetError, match="the run would write into its own source"):
-            scored_now("minutes", "trips/", target)
-
-    def test_a_folder_of_other_files_is_not_replaced(self, scored_now: ScoreNow) -> None:
-        write("rides.parquet", rides(2))
-        Path("notes").mkdir()
-        Path("notes/a.txt").write_text("x")
-        with pytest.raises(TargetError, match=r"notes: the folder exists and holds no pred.*Parquet"):
-            scored_now("minutes", "rides.parquet", "notes/")
-
-    def test_columns_to_partition_by_are_checked_at_start(self, scored_now: ScoreNow) -> None:
-        write("rides.parquet", rides(2))
-        with pytest.raises(ConfigError, match=r"--partition-by: out\.parquet is no folder"):
-            scored_now("minutes", "rides.parquet", "out.parquet", partition_by=("zone",))
-        with pytest.raises(ConfigError, match="--partition-by: there is no column 'month'; there are: id, "):
-            scored_now("minutes", "rides.parquet", "out/", partition_by=("month",))
-
-
 @pytest.mark.parametrize(
     ("text", "form", "name"),
     [
         ("s3://b/k/rides.parquet", "parquet", "rides.parquet"),
         ("https://h/rides.csv?sig=1", "csv", "rides.csv"),
         ("gs://b/trips/", "dataset", "trips"),
+        ("s3://b/trips/month=2024-01/", "dataset", "month=2024-01"),
+        ("s3://b/month=2024-01/a.csv?sig=1", "csv", "a.csv"),
         ("trips/", "dataset", "trips"),
     ],
 )
@@ -307,3 +230,7 @@ def test_locations(text: str, form: str, name: str) -> None:
 def test_an_invalid_location_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_location(text, option="--to")
+
+
+def test_the_scheme_of_a_store_may_be_in_capitals() -> None:
+    assert parse_location("S3://b/a.csv", option="--to") == parse_location("s3://b/a.csv", option="--to")

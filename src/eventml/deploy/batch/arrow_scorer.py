@@ -14,15 +14,23 @@ import msgspec
 from anyio.from_thread import BlockingPortal
 
 from eventml.bus import import_predictor
-from eventml.deploy.batch.chunks import RejectedRow, RowChunk, RunIdentity, require_id_column
+from eventml.deploy.batch.chunks import (
+    RejectedRow,
+    RowChunk,
+    RunIdentity,
+    bisect_rows,
+    require_id_column,
+)
 from eventml.deploy.batch.output_columns import OutputSchema, schema_of_type
 from eventml.deploy.batch.row_decoding import RowDecoder
 from eventml.deploy.batch.scoring import Scorer, run_identity, scorable
-from eventml.errors import MissingExtraError, OutputError
+from eventml.errors import MissingExtraError, OutputError, SourceError
 from eventml.event_types import fields_of
 from eventml.runtime import task_group
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 
     from eventml.deploy.batch.chunks import ScoredChunk
@@ -42,7 +50,6 @@ class _Loaded(NamedTuple):
 
     portal: BlockingPortal
     scorer: Scorer
-    decoder: RowDecoder
     run: RunIdentity
 
 
@@ -70,6 +77,10 @@ class ArrowScorer:
                 f"{self._name}: the columns of its output are not known before it is called. Annotate its "
                 "output, such as -> list[float], or name the type: scorer(..., output=float)"
             )
+        strict = self._bus.declared_topic(self._handler.topic).strict
+        self._decoder = RowDecoder(
+            self._handler.event_type, self._id, frame=self._handler.frame, strict=strict
+        )
         types = {name: type_ for name, _, type_ in fields_of(self._handler.event_type) or ()}
         self.schema = _schema(self._name, self._outputs, integer_ids=types.get(self._id) is int)
 
@@ -80,39 +91,56 @@ class ArrowScorer:
         """Score rows, and return the predictions in the kind of table that the rows are in.
 
         A `pyarrow.Table`, a `pyarrow.RecordBatch`, a pandas or a polars DataFrame give one of the same kind
-        (in pandas with the types of Arrow). An iterator of record batches gives an iterator of them; anything
+        (in pandas with the types of Arrow). An iterator of such tables gives an iterator of them; anything
         else that can be read as an Arrow stream, such as a DuckDB relation, gives a
         `pyarrow.RecordBatchReader`. Both are scored batch by batch, while the result is read.
 
         Raises:
-            SourceError: The rows lack the column of the ids, or one that the event requires.
+            SourceError: The rows lack the column of the ids, or one that the event requires, or have it
+                twice; or Arrow knows no type for a value of a pandas DataFrame.
             TargetError: The outputs have other fields than `schema`.
             ModelError: The model cannot be loaded.
         """
         import pyarrow as pa  # noqa: PLC0415 - it comes with an extra
 
-        library, name = type(data).__module__.partition(".")[0], type(data).__name__
+        kinds = {(one.__module__.partition(".")[0], one.__name__) for one in type(data).__mro__}
         if isinstance(data, pa.Table):
             return self._score(data)
         if isinstance(data, pa.RecordBatch):
             return self._score_batch(data)
         if isinstance(data, Iterator) and not hasattr(data, "__arrow_c_stream__"):
-            return map(self._score_batch, data)
-        if (library, name) == ("pandas", "DataFrame"):
+            return map(self, data)
+        if ("pandas", "DataFrame") in kinds:
             import pandas as pd  # noqa: PLC0415 - it is installed: the rows are pandas's
 
-            found = self._score(pa.Table.from_pandas(data, preserve_index=False))
-            return found.to_pandas(types_mapper=pd.ArrowDtype)
-        if (library, name) == ("polars", "DataFrame"):
+            return self._score_pandas(data).to_pandas(types_mapper=pd.ArrowDtype)
+        if ("polars", "DataFrame") in kinds:
             import polars as pl  # noqa: PLC0415 - as above
 
             return pl.from_arrow(self._score(pa.table(data)))
         if not hasattr(data, "__arrow_c_stream__"):
             raise TypeError(
-                f"a scorer takes an Arrow table, a DataFrame or an object with an Arrow stream, not {name}"
+                "a scorer takes an Arrow table, a DataFrame or an object with an Arrow stream, "
+                f"not {type(data).__name__}"
             )
         reader = pa.RecordBatchReader.from_stream(data)
         return pa.RecordBatchReader.from_batches(self.schema, map(self._score_batch, reader))
+
+    def _score_pandas(self, frame: Any) -> pa.Table:
+        """Score a DataFrame, of which only the columns that are needed have to be known to Arrow."""
+        import pyarrow as pa  # noqa: PLC0415 - as above
+
+        needed = self._columns([*map(str, frame.columns)]) if len(frame) else []
+        frame = frame[[one for one in frame.columns if str(one) in {self._id, *needed}]]
+
+        def convert(start: int, stop: int) -> tuple[int, pa.Table]:
+            return start, pa.Table.from_pandas(frame[start:stop], preserve_index=False)
+
+        # A column of objects may have values of several types, of which Arrow takes one at a time.
+        tables, errors = bisect_rows(len(frame), convert, pa.ArrowException)
+        for number, error in errors.items():
+            raise SourceError(f"the table: row {number + 1} cannot be converted to Arrow: {error}") from error
+        return pa.concat_tables([self.schema.empty_table(), *(self._score(rows, n) for n, rows in tables)])
 
     def _score_batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         import pyarrow as pa  # noqa: PLC0415 - as above
@@ -120,7 +148,16 @@ class ArrowScorer:
         batches = self._score(pa.Table.from_batches([batch])).combine_chunks().to_batches()
         return batches[0] if batches else pa.RecordBatch.from_pylist([], self.schema)
 
-    def _score(self, rows: pa.Table) -> pa.Table:
+    def _columns(self, there: Sequence[str]) -> list[str]:
+        """Choose the columns that the event needs."""
+        require_id_column("the table", there, self._id)
+        columns = self._decoder.columns_to_read(there, "the table")
+        for name in (self._id, *columns):
+            if there.count(name) > 1:
+                raise SourceError(f"the table has two columns {name!r}: rename or remove one")
+        return columns
+
+    def _score(self, rows: pa.Table, done: int = 0) -> pa.Table:
         import pyarrow as pa  # noqa: PLC0415 - as above
 
         if not rows.num_rows:
@@ -128,9 +165,7 @@ class ArrowScorer:
         with _locks.setdefault(os.getpid(), Lock()):
             key = (os.getpid(), *self._arguments)
             loaded = _loaded.get(key) or _loaded.setdefault(key, self._load())
-            require_id_column("the table", rows.column_names, self._id)
-            columns = loaded.decoder.columns_to_read(rows.column_names, "the table")
-            done, tables = 0, []
+            columns, tables = self._columns(rows.column_names), []
             for batch in rows.to_batches(_ROWS):
                 done += batch.num_rows
                 values = {name: batch.column(name) for name in columns}
@@ -154,7 +189,6 @@ class ArrowScorer:
 
     def _load(self) -> _Loaded:
         started = Future[_Loaded]()
-        topic = self._bus.declared_topic(self._handler.topic)
 
         async def serve() -> None:
             async with (
@@ -162,11 +196,9 @@ class ArrowScorer:
                 BlockingPortal() as portal,
                 self._bus.loaded_handlers([self._name]) as [one],
             ):
-                frame = one.handler.frame
-                decoder = RowDecoder(one.handler.event_type, self._id, frame=frame, strict=topic.strict)
-                scorer = Scorer(one, decoder)
+                scorer = Scorer(one, self._decoder)
                 scorer.schema = self._outputs
-                started.set_result(_Loaded(portal, scorer, decoder, run_identity(one, "", "", self._id)))
+                started.set_result(_Loaded(portal, scorer, run_identity(one, "", "", self._id)))
                 await portal.sleep_until_stopped()
 
         def run() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import chain, starmap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -20,6 +21,8 @@ from eventml.models import import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+_MAX_CONDITIONS: Final = 4096  # of more, deltalake may crash
 
 
 class DatasetSource:
@@ -41,7 +44,7 @@ class DatasetSource:
         self._texts = {name for name, _, type_ in fields if column_kind(type_) == "text"}
         self._fingerprint = fingerprint_of(location)
         with store_errors(location, SourceError, "read as Parquet"):
-            self._dataset = _open(location)
+            self._dataset = open_dataset(location)
             files = (one.physical_schema.names for one in self._dataset.get_fragments())
             self.columns = list(dict.fromkeys(chain(*files, self._dataset.schema.names)))
         if not self.columns:
@@ -91,30 +94,65 @@ class DatasetSource:
         pass  # no file is open between two runs of `chunks`
 
 
-def _is_delta(location: FileLocation) -> bool:
-    if location.format != "dataset":
-        return False
+def files_in(location: FileLocation) -> list[str]:
+    """Return the paths of the files in a folder, also hidden ones, but not of stores' marks of folders."""
     path, files = file_system(location)
-    return bool(files.get_file_info(f"{path}/_delta_log").type == fs.FileType.Directory)
+    found = files.get_file_info(fs.FileSelector(path, recursive=True))
+    return sorted(one.path for one in found if one.is_file and not one.path.endswith(("/", "_$folder$")))
 
 
-def _open(location: FileLocation) -> pads.Dataset:
-    path, files = file_system(location)
-    if not _is_delta(location):
-        return pads.dataset(path, filesystem=files, format="parquet", partitioning="hive")
-    table = import_extra("deltalake", "delta", "a Delta table").DeltaTable(location.url or path)
-    # Not its own file system: threads of pyarrow that read by that sometimes abort a process that ends.
-    return table.to_pyarrow_dataset(filesystem=fs.SubTreeFileSystem(path, files))
-
-
-def columns_of(location: FileLocation) -> list[str]:
-    """Return the columns of a Delta table or a folder of Parquet files; none of an empty folder.
+def delta_table(location: FileLocation) -> Any:
+    """Return the Delta table in a folder; None if it has none.
 
     Raises:
-        SourceError: It does not exist, or has other files.
+        SourceError: Its columns have other names in its files.
     """
-    with store_errors(location, SourceError, "read as Parquet"):
-        return list(_open(location).schema.names)
+    if location.format != "dataset":
+        return None
+    path, files = file_system(location)
+    if files.get_file_info(f"{path}/_delta_log").type != fs.FileType.Directory:
+        return None
+    table = import_extra("deltalake", "delta", "a Delta table").DeltaTable(location.url or path)
+    # Tables of an older protocol do not declare the feature, and deltalake reads other columns then.
+    if table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
+        raise SourceError(f"{location}: a Delta table with column mapping cannot be read")
+    return table
+
+
+def open_dataset(location: FileLocation) -> pads.Dataset:
+    """Open Parquet, or a Delta table; hidden files of a folder are left out. Foreign errors are raised."""
+    path, files = file_system(location)
+    if (table := delta_table(location)) is not None:
+        # Not its own file system: threads of pyarrow that read by that sometimes abort a process that ends.
+        return table.to_pyarrow_dataset(filesystem=fs.SubTreeFileSystem(path, files))
+    if location.format != "dataset":
+        return pads.dataset(path, filesystem=files, format="parquet", partitioning="hive")
+    shown = [one for one in files_in(location) if not re.search("/[._]", one[len(path) :])]
+    options = {"format": "parquet", "partitioning": "hive", "partition_base_dir": path}
+    return pads.dataset(shown, filesystem=files, **options)
+
+
+def has_other_columns(location: FileLocation, columns: pa.Schema, partition_by: Sequence[str]) -> bool:
+    """Return whether there is a Delta table with other columns, or types; any, for an `id` that is not given.
+
+    A commit casts the values to the table's types without a word: a float to an integer, too.
+
+    Raises:
+        TargetError: There is, and only partitions of it are to be replaced.
+    """
+    with store_errors(location, TargetError, "written"):
+        if (table := delta_table(location)) is None:
+            return False
+        fields = pa.schema(table.schema().to_arrow())
+        there = {one.name: str(one.type).removeprefix("large_") for one in fields}
+        ours = {one.name: str(one.type) for one in columns}
+        differ = {**ours, **{name: there[name] for name in {"id"} & {*there} - {*ours}}} != there
+        if differ and partition_by:
+            raise TargetError(
+                f"{location}: the Delta table has other columns than the predictions, or other types. "
+                "Without --partition-by it is replaced as a whole; or name another target"
+            )
+        return differ
 
 
 def replace_partitions(
@@ -131,33 +169,55 @@ def replace_partitions(
     path, files = file_system(location)
     columns = list(partition_by)
     with store_errors(location, TargetError, "written"):
-        if (there := _is_delta(location)) or location.path.suffix == DELTA:
+        if (there := delta_table(location) is not None) or location.path.suffix == DELTA:
             write = import_extra("deltalake", "delta", "a Delta table").write_deltalake
             options: dict[str, Any] = {"partition_by": columns} if columns else {}
-            if columns and there:
-                options = {"predicate": _condition(rows(), columns)}
+            if has_other_columns(location, rows().schema, columns):
+                options = {"schema_mode": "overwrite", "partition_by": []}
+            elif columns and there:
+                options = {"predicate": _condition(location, rows(), columns)}
             write(location.url or path, rows(), mode="overwrite", **options)
+            return
+        if not columns:  # one file, also of no rows
+            files.delete_dir_contents(path, missing_dir_ok=True)
+            if not location.url:
+                files.create_dir(path)
+            with pq.ParquetWriter(f"{path}/part-0.parquet", rows().schema, filesystem=files) as writer:
+                for batch in rows():
+                    writer.write_batch(batch)
             return
         pads.write_dataset(
             rows(),
             path,
             filesystem=files,
             format="parquet",
-            partitioning=columns or None,
-            partitioning_flavor="hive" if columns else None,
+            partitioning=columns,
+            partitioning_flavor="hive",
             existing_data_behavior="delete_matching",
+            max_partitions=1 << 20,
+            create_dir=not location.url,  # a store would create a bucket, too
         )
 
 
-def _condition(rows: pa.RecordBatchReader, columns: list[str]) -> str:
+def _condition(location: FileLocation, rows: pa.RecordBatchReader, columns: list[str]) -> str:
     """The condition, in SQL, that a row is in a partition of one of these."""
     found: dict[str, None] = {}
     for batch in rows:
         for row in pa.Table.from_batches([batch]).group_by(columns).aggregate([]).to_pylist():
             found[" AND ".join(starmap(_equals, row.items()))] = None
-    return " OR ".join(found) or "false"
+    if len(found) > _MAX_CONDITIONS:
+        raise TargetError(
+            f"{location}: the rows are in {len(found):,} partitions, and a commit replaces "
+            f"{_MAX_CONDITIONS:,} at most: choose columns with fewer values in --partition-by"
+        )
+    conditions = list(found) or ["false"]
+    while len(conditions) > 1:  # nested, as deltalake's parser of a long chain uses up the stack
+        parts = (conditions[start : start + 8] for start in range(0, len(conditions), 8))
+        conditions = [f"({' OR '.join(part)})" for part in parts]
+    return conditions[0]
 
 
 def _equals(name: str, value: Any) -> str:
+    column = '"' + name.replace('"', '""') + '"'
     text = "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)
-    return f'"{name}" IS NULL' if value is None else f'"{name}" = {text}'
+    return f"{column} IS NULL" if value is None else f"{column} = {text}"

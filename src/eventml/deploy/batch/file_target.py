@@ -26,12 +26,12 @@ from pyarrow.csv import CSVWriter
 
 from eventml.deploy.batch.chunks import Checkpoint, RejectedRow, RowCounts, RunIdentity, ScoredChunk, Target
 from eventml.deploy.batch.csv_reader import FORMULA, NUMBER
-from eventml.deploy.batch.datasets import replace_partitions
+from eventml.deploy.batch.datasets import has_other_columns, replace_partitions
 from eventml.deploy.batch.locations import FileLocation
 from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema, as_list, single_column
 from eventml.deploy.batch.prediction_tables import arrow_schema, tables_of
 from eventml.deploy.batch.replaceable import check_replaceable, is_in_source
-from eventml.deploy.batch.stores import store_errors
+from eventml.deploy.batch.stores import check_bucket, store_errors
 from eventml.deploy.batch.work_folder import WorkFolder
 from eventml.errors import ConfigError, TargetError
 from eventml.models import open_store
@@ -119,7 +119,8 @@ class FileTarget(Target):
             for one in (location, rejects, FileLocation(work / _REJECTS, "jsonl")):
                 if source is not None and is_in_source(one, source):
                     raise TargetError(f"{one}: the run would write into its own source. Name another target")
-            check_replaceable(location, PREDICTION_COLUMNS, "predictions")
+            check_bucket(location)
+            check_replaceable(location, PREDICTION_COLUMNS, "predictions", partition_by)
             check_replaceable(rejects, RejectedRow.__struct_fields__, "rejects")
             self._folder = WorkFolder(work, _OWN_NAMES)
         self._schema: pa.Schema | None = None
@@ -139,6 +140,11 @@ class FileTarget(Target):
             if missing := [name for name in self._partition_by if schema and name not in names]:
                 there = f"there is no column {missing[0]!r}; there are: {', '.join(names)}"
                 raise ConfigError(f"--partition-by: {there}")
+            if schema and self._partition_by:
+                columns = arrow_schema(schema, integer_ids=False).remove(
+                    0
+                )  # whose type the first id will tell
+                has_other_columns(self._location, columns, self._partition_by)
             if found.parts:
                 with self._folder.open(_part(0), "rb") as part:
                     self._schema = pq.read_schema(part)
@@ -268,14 +274,19 @@ def _part(number: int) -> str:
 
 
 def _load_manifest(folder: WorkFolder) -> Manifest | None:
-    """Return the manifest of an earlier run; None if there is none, or it or a part cannot be read."""
+    """Return the manifest of an earlier run; None if there is none, or it, a part or the rejects are gone.
+
+    A run that is killed at its end may have moved them out.
+    """
     names = folder.names()
     try:
         with folder.open(_MANIFEST, "rb") as stream:
             found = msgspec.json.decode(stream.read(), type=Manifest)
+        with folder.open(_REJECTS, "rb") as rejects:
+            whole = rejects.seek(0, os.SEEK_END) >= found.reject_bytes
     except (FileNotFoundError, msgspec.DecodeError):
         return None
-    return found if all(_part(number) in names for number in range(found.parts)) else None
+    return found if whole and all(_part(number) in names for number in range(found.parts)) else None
 
 
 def _sync(stream: IO[bytes]) -> None:

@@ -84,7 +84,12 @@ class FileLocation(msgspec.Struct, frozen=True):
     url: str = ""
 
     def __str__(self) -> str:
-        return redact(self.url) if self.url else str(self.path)
+        if not self.url:
+            return str(self.path)
+        base, query = re.split(r"(?=\?)|\Z", self.url, maxsplit=1)
+        # `redact` hides a path with "=", by which a store's folders such as `month=2024-01` are named.
+        shown = base if base.startswith("http") else base.replace("=", "\0")
+        return redact(shown + query).replace("\0", "=")
 
     def __repr__(self) -> str:
         return f"FileLocation({str(self)!r})"
@@ -111,8 +116,8 @@ def parse_location(text: str, *, option: str, query: str = "", parameters: Seque
     Raises:
         ConfigError: The text is none of these, or does not fit to the query.
     """
-    scheme, is_url, _ = text.partition("://")
-    in_store = bool(is_url) and scheme in STORES
+    scheme, is_url, rest = text.partition("://")
+    in_store = bool(is_url) and scheme.lower() in STORES
     if is_url and not in_store:
         return _parse_database(text, option, query, parameters)
     if query or parameters:
@@ -120,24 +125,24 @@ def parse_location(text: str, *, option: str, query: str = "", parameters: Seque
         raise ConfigError(
             f"{option} {redact(text)}: {given} needs the URL of a database in {option}, no file"
         )
-    url = _expanded(text, option) if in_store else ""
-    path = Path(urlsplit(url).path.lstrip("/") or "store") if url else Path(text)
+    url = _expanded(f"{scheme.lower()}://{rest}", option) if in_store else ""
+    path = Path(urlsplit(url).path.lstrip("/")) if url else Path(text)
     form = FORMATS.get(path.suffix.lower())
     if text.endswith("/") or path.suffix == DELTA or (not url and path.is_dir()):
         form = "dataset"
-    if url:
-        path = cache_folder() / "score" / hashlib.sha256(url.encode()).hexdigest()[:32] / path.name
+    shown = redact(text) if url or "@" in text else text
     if form is None:
-        shown = redact(text) if "@" in text else text
         raise ConfigError(
             f"{option} {shown}: expected a SQLAlchemy URL with #table, such as "
             f"sqlite:///rides.db#rides, a file whose name ends in {', '.join(FORMATS)}, a folder of "
             f"Parquet files, whose name ends in /, or a Delta table, whose name ends in / or {DELTA}"
         )
     if option == "--to" and url.startswith("http"):
-        raise ConfigError(
-            f"{option} {redact(url)}: a web server is read only; write to s3://, gs:// or az://"
-        )
+        raise ConfigError(f"{option} {shown}: a web server is read only; write to s3://, gs:// or az://")
+    if option == "--to" and path.name in ("", ".."):
+        raise ConfigError(f"{option} {shown}: name a file or a folder in it: the rejects are written beside")
+    if url:
+        path = cache_folder() / "score" / hashlib.sha256(url.encode()).hexdigest()[:32] / path.name
     return FileLocation(path, form, url)
 
 

@@ -220,7 +220,7 @@ def as_list(column: Values) -> list[Any]:
         return list(column.tolist() if hasattr(column, "tolist") else column)
     import pyarrow as pa  # noqa: PLC0415 - the column is pyarrow's, so it is installed
 
-    if pa.types.is_dictionary(column.type):
+    if pa.types.is_dictionary(column.type) and not pa.types.is_string_view(column.type.value_type):
         column = column.cast(column.type.value_type)
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
         try:
@@ -228,6 +228,8 @@ def as_list(column: Values) -> list[Any]:
         except pa.ArrowInvalid:
             column = column.cast(pa.string())
     values: list[Any] = column.to_pylist()
+    if pa.types.is_map(column.type):
+        return [one if one is None else dict(one) for one in values]
     return values
 
 
@@ -247,4 +249,7 @@ def take(column: Values, positions: Sequence[int]) -> Values:
         return [column[position] for position in positions]
     import pyarrow as pa  # noqa: PLC0415 - the column is pyarrow's, so it is installed
 
-    return column.take(pa.array(positions, pa.int64()))
+    try:
+        return column.take(pa.array(positions, pa.int64()))
+    except pa.ArrowNotImplementedError:  # string_view, which polars and DuckDB give, and others
+        return take(readable_values(column), positions)

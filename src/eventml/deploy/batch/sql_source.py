@@ -69,13 +69,13 @@ class SqlSource:
 
     def chunks(self, columns: Sequence[str], *, rows: int, after: Any) -> Iterator[RowChunk]:
         names = [self._id, *(name for name in columns if name != self._id)]
-        done, last = 0, after
+        done, last = 0, bytes.fromhex(after[0]) if isinstance(after, list) else after
         with translate_errors(self._location, SourceError), self._engine.connect() as connection:
             # SQLAlchemy converts what it fetches; SQLite's own cursor is quicker, and does not.
             convert = self._converters(connection, names) if self._by_pages else {}
             read = self._read_arrow if self._is_same_in_arrow(connection, names) else self._read_cursor
             read = self._read_pages if self._by_pages else read
-            with closing(read(connection, names, rows, after)) as pages:
+            with closing(read(connection, names, rows, last)) as pages:
                 for page in pages:
                     cells = getattr(page, "columns", None) or list(map(list, zip(*page, strict=True)))
                     values = dict(zip(names, cells, strict=True))
@@ -84,7 +84,7 @@ class SqlSource:
                     [end] = as_list(cells[0][-1:])
                     last = end if end is not None else last
                     yield RowChunk(
-                        position=last if isinstance(last, int | str | float | None) else str(last),
+                        position=_position(last),
                         ids=values[self._id],
                         columns={name: values[name] for name in columns},
                         done=done,
@@ -143,15 +143,19 @@ class SqlSource:
         import pyarrow.compute as pc  # noqa: PLC0415 - it takes time, and is not always needed
         from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]  # noqa: PLC0415 - optional
         from psycopg import ClientCursor  # noqa: PLC0415 - installed if this is its connection
+        from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - as above
 
-        url = self._engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
         parts = [1]
         statement = self._select(names, after).compile(connection)
         driver: Any = connection.connection.driver_connection
-        with dbapi.connect(url) as database, database.cursor() as cursor:
+        text = ClientCursor(driver).mogrify(str(statement), statement.params)
+        # What psycopg has made of SQLAlchemy's URL, whose form for several hosts libpq cannot read.
+        server = make_conninfo(driver.info.dsn, password=driver.info.password)
+        connection.rollback()  # a server may end a connection that waits in a transaction
+        with dbapi.connect(server) as database, database.cursor() as cursor:
             cursor.execute("SET TRANSACTION READ ONLY")
             cursor.execute("SET client_encoding TO 'UTF8'")
-            cursor.execute(ClientCursor(driver).mogrify(str(statement), statement.params))
+            cursor.execute(text)
             for batch in cursor.fetch_record_batch():
                 try:
                     any(pc.min_max(column).as_py() is None for column in batch.columns)
@@ -222,6 +226,13 @@ class SqlSource:
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+def _position(row_id: Any) -> Any:
+    """An id as JSON, in a form that the database converts to the column's type; bytes are in a list."""
+    if isinstance(row_id, bytes):
+        return [row_id.hex()]
+    return row_id if isinstance(row_id, int | str | float | None) else str(row_id)
 
 
 def _type_to_read(declared: Any) -> Any:

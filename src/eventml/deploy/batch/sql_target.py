@@ -18,6 +18,7 @@ from eventml.deploy.batch.chunks import (
     Target,
     bisect_rows,
     is_storable,
+    to_integer,
 )
 from eventml.deploy.batch.locations import SqlLocation
 from eventml.deploy.batch.output_columns import OutputSchema, Values, as_list
@@ -111,6 +112,8 @@ class SqlTarget(Target):
         table = self._table
         if table is None or not self._has_predictions:
             return
+        if isinstance(table.c.id.type, sa.Integer):  # a database might take 007 for 7
+            ids = list(filter(_is_integer, ids))
         for start in range(0, len(ids), _IDS_IN_QUERY):
             among = has_id(table, self._engine.dialect.name, ids[start : start + _IDS_IN_QUERY])
             yield table, self._of_this_run(table) & among
@@ -148,9 +151,10 @@ class SqlTarget(Target):
 
     def _store(self, connection: sa.Connection, chunk: ScoredChunk, new: int, changed: int) -> Checkpoint:
         for table, earlier in () if self._run.only_new else self._earlier(as_list(chunk.no_output)):
-            translated = translate_errors(self._location, TargetError)
-            nested = nullcontext() if connection.dialect.name == "duckdb" else connection.begin_nested()
-            with suppress(InvalidRowError), translated, nested:  # as in `known`
+            savepoints = connection.dialect.name != "duckdb"
+            nested = connection.begin_nested() if savepoints else nullcontext()
+            refused = suppress(*[InvalidRowError] * savepoints)  # as in `known`
+            with refused, translate_errors(self._location, TargetError), nested:
                 connection.execute(sa.delete(table).where(earlier))
         self._insert_rejects(connection, chunk)
         checkpoint = Checkpoint(chunk.position, self._checkpoint.counts.plus(chunk, new=new, changed=changed))
@@ -253,6 +257,13 @@ class SqlTarget(Target):
         of_run = table.c.run == self._key
         if connection.execute(table.update().where(of_run).values(values)).rowcount == 0:
             connection.execute(table.insert().values(run=self._key, **values))
+
+
+def _is_integer(row_id: int | str) -> bool:
+    try:
+        return is_storable(to_integer(row_id))
+    except ValueError:
+        return False
 
 
 def _lock_creation(connection: sa.Connection) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from pyarrow import fs
 
 from eventml.config import without_secrets
-from eventml.errors import EventMLError, JobError, SourceError
+from eventml.errors import EventMLError, JobError, ModelError, SourceError, TargetError
 from eventml.models import open_store, resolve, state_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def store_errors(
     """Raise `error` in place of exceptions of stores' and formats' libraries; its text has no password."""
     try:
         yield
+    except ModelError as exc:  # of `open_store` and `resolve`, which models use too
+        raise error(f"{location}: {exc}") from exc
     except EventMLError:
         raise
     except FileNotFoundError as exc:
@@ -37,6 +39,19 @@ def store_errors(
         secret = without_secrets(str(exc), location.url) != str(exc)
         text = f"{location}: cannot be {doing}{place()}: {without_secrets(reason, location.url)}"
         raise error(text) from (None if secret else exc)
+
+
+def check_bucket(location: FileLocation) -> None:
+    """Raise TargetError if a bucket in S3 does not exist: the last write would tell that, or create it."""
+    if not location.url.startswith("s3:"):
+        return
+    store, path = open_store(location.url)
+    try:
+        store.info(bucket := path.partition("/")[0])
+    except FileNotFoundError as exc:
+        raise TargetError(f"{location}: there is no bucket {bucket!r}") from exc
+    except Exception:  # noqa: BLE001, S110 - the credentials may not allow to ask; the write will tell
+        pass
 
 
 def open_file(location: FileLocation) -> io.BufferedReader:

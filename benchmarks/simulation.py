@@ -1,6 +1,7 @@
 """Simulates a stream, fitted to one worker and one server; then plans for millions of events a second.
 
-    python -m benchmarks.simulation [--measured FILE | --save FILE] [--events N] [--rounds N] [--plots FOLDER]
+    python -m benchmarks.simulation [--measured FILE | --save FILE] [--events N] [--rounds N] [--tries N]
+        [--plots FOLDER]
 
 Measures what a worker and a Redis server need for an event, simulates more workers and more nodes, and
 measures those too. Prints the comparison, the plan, and how autoscalers follow a burst. With `--measured`
@@ -42,12 +43,12 @@ BURSTS: Final = [Burst(quiet=POD, start=600 + 3.75 * number) for number in range
 LAG, DEMAND, MANY = 30 * POD, 0.7 * POD, 30
 SCALERS: Final = {
     "HPA, CPU 70%": Scaler(cpu=0.7, most=MANY),
-    "KEDA, lag 10,000, 8 pods at most (the template)": Scaler(lag=10_000),
+    "KEDA, lag 10,000, 8 pods at most": Scaler(lag=10_000),
     "KEDA, lag 10,000": Scaler(lag=10_000, most=MANY),
     "KEDA, lag 150,000": Scaler(lag=LAG, most=MANY),
     "KEDA, lag 150,000, and CPU 70%": Scaler(lag=LAG, cpu=0.7, most=MANY),
     "KEDA, demand 3,500/s": Scaler(demand=DEMAND, most=MANY),
-    "the same, Prometheus every 15 s": Scaler(demand=DEMAND, most=MANY, scrape=15.0),
+    "the same, Prometheus every 15 s (the template)": Scaler(demand=DEMAND, most=MANY, scrape=15.0),
     "the same, 4 pods at least": Scaler(demand=DEMAND, most=MANY, scrape=15.0, least=4),
     "the same, each pod on a new node": Scaler(demand=DEMAND, most=MANY, scrape=15.0),
 }
@@ -68,7 +69,7 @@ FOLLOWED: Final = [
 def compared(measured: Measured, simulated: Mapping[Case, float]) -> Rows:
     rows = []
     for case, rate in simulated.items():
-        rates = [sample.rate for sample in measured.alike(case)]
+        rates = measured.rates(case)
         middle = statistics.median(rates)
         spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
         kind = "fitted" if case in FITTED else "predicted"
@@ -135,7 +136,7 @@ def main() -> None:
     )
     parser.add_argument("--events", type=int, default=60_000, help="a worker; without a model twice as many")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--patience", type=float, default=0, help="seconds to wait for an idle machine")
+    parser.add_argument("--tries", type=int, default=1, help="of a run that other processes disturb")
     parser.add_argument("--measured", type=Path, help="take the measurements from this file")
     parser.add_argument("--save", type=Path, help="write the measurements into this file")
     parser.add_argument("--plots", type=Path, help="draw pictures into this folder")
@@ -143,7 +144,7 @@ def main() -> None:
     if options.measured:
         measured = msgspec.json.decode(options.measured.read_bytes(), type=Measured)
     else:
-        measured = take(options.events, options.rounds, options.patience)
+        measured = take(options.events, options.rounds, options.tries)
     if options.save:
         options.save.write_bytes(msgspec.json.format(msgspec.json.encode(measured), indent=1) + b"\n")
     print(measured.machine)

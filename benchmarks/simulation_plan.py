@@ -19,7 +19,7 @@ class Unit(msgspec.Struct, frozen=True):
     Attributes:
         worker: CPU seconds of a worker, which handles `worker_rate` events a second with cores enough.
         broker: CPU seconds of the broker to publish, return and complete it; on Redis of its one thread.
-        traffic: Bytes that the broker receives and sends; it keeps `stored` of them.
+        traffic: Bytes that the broker receives and sends; it keeps `stored`, and sends `copied` to a replica.
     """
 
     worker: float
@@ -27,6 +27,7 @@ class Unit(msgspec.Struct, frozen=True):
     broker: float
     traffic: float
     stored: float
+    copied: float
 
 
 class Assumptions(msgspec.Struct, frozen=True):
@@ -37,7 +38,7 @@ class Assumptions(msgspec.Struct, frozen=True):
         copies: Of each event; `kept` seconds.
         cores: Of a node, with `memory` bytes, `network` and `disk` bytes a second.
         core_hour: $ for a core; `gb_hour` for a GB of memory, `disk_month` for one of disk, `zone` for one
-            that is sent to another zone, as `between` of the traffic is.
+            that is sent to another zone, as `between` of the traffic is, and every copy.
     """
 
     full: float = 0.6
@@ -84,7 +85,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 def redis_plan(rate: float, unit: Unit) -> Plan:
     """Masters with one topic each, and a replica for each."""
-    copied = rate * unit.traffic / 2 * (REDIS.copies - 1)  # about what is received is sent to the replica
+    copied = rate * unit.copied * (REDIS.copies - 1)  # the replica gets what the append-only file gets
     needs = {
         "thread": rate * unit.broker,
         "memory": rate * unit.stored * REDIS.kept / REDIS.memory,
@@ -97,7 +98,7 @@ def redis_plan(rate: float, unit: Unit) -> Plan:
 
 def kafka_plan(rate: float, unit: Unit) -> Plan:
     """Brokers, and twice as many partitions as workers, so that there is room to grow."""
-    copied = rate * unit.stored * (KAFKA.copies - 1)
+    copied = rate * unit.copied * (KAFKA.copies - 1)
     needs = {
         "cores": rate * unit.broker * (1 + (KAFKA.copies - 1) / 2) / KAFKA.cores,  # a follower serves nobody
         "network": (rate * unit.traffic + 2 * copied) / KAFKA.network,
@@ -121,7 +122,7 @@ def _plan(
     money = {
         "workers": machines(cores, workers * given.worker_memory),
         "broker": machines(nodes * given.cores, nodes * given.memory) + stored / 1e9 * given.disk_month,
-        "traffic": (traffic + copied) * given.between * MONTH * 3_600 / 1e9 * given.zone,
+        "traffic": (traffic * given.between + copied) * MONTH * 3_600 / 1e9 * given.zone,
     }
     per_node = (traffic + 2 * copied) / nodes  # a copy leaves one node and enters another
     return Plan(workers, cores, parts, nodes, nodes * given.cores, needs, per_node, stored, money)

@@ -39,7 +39,7 @@ def compared(measured: Measured, simulated: Mapping[Case, float], fitted: list[C
         figure = Figure(figsize=(8, 4.6), layout="constrained")
         axes = figure.subplots()
         for row, (case, rate) in enumerate(simulated.items()):
-            rates = [sample.rate / 1e3 for sample in measured.alike(case)]
+            rates = [rate / 1e3 for rate in measured.rates(case)]
             colour = "0.6" if case in fitted else "tab:blue"
             axes.barh(row, statistics.median(rates), color=colour, height=0.6)
             axes.plot([min(rates), max(rates)], [row, row], color="black", linewidth=1)

@@ -1,21 +1,22 @@
 """A stream as a discrete-event simulation: workers and servers, and the cores that they share.
 
-A worker receives, decodes, calls, encodes and completes batches as `docs/architecture.md` describes it: two
-ahead of the call, one in the call, two in completion. What it does in Python holds its GIL. A server runs one
-command at a time. Whatever runs, runs on cores that share their time evenly among all that want them.
+A worker reads, decodes, calls, encodes and completes batches as `docs/architecture.md` describes it; what it
+does in Python holds its GIL. A server does one thing at a time. Cores are shared as Linux shares them: each
+has a run queue, and a thread that follows one of another process finds cold caches.
 """
 
 from __future__ import annotations
 
-import heapq
+import math
 import random
 from bisect import bisect_left
-from collections import deque
+from collections import defaultdict
 from dataclasses import dataclass
-from itertools import accumulate, count
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import numpy as np
 import simpy
 
 if TYPE_CHECKING:
@@ -23,268 +24,283 @@ if TYPE_CHECKING:
 
     Steps = Generator[simpy.Event, Any, None]
 
+TICK: Final = 4e-3  # seconds: Linux at 250 Hz lets the next thread run, and balances the queues, at a tick
+HOT: Final = 0.5e-3  # a thread that has run since is not moved to another core: sched_migration_cost
+SYSTEM_CALL: Final = 1e-6  # seconds in which a thread finds its next work without giving up its core
+PART: Final = 65_536  # bytes that Redis writes to a client before it looks at the others
+VARIES: Final = 0.3  # each run takes up to so much more or less: otherwise all keep step for ever
+
 
 class Cost(msgspec.Struct, frozen=True):
-    """CPU seconds of one step."""
+    """Seconds of a batch by its number of events: of some sizes, and on the lines between them."""
 
-    batch: float
-    event: float
+    events: list[int]
+    seconds: list[float]
 
     def of(self, events: int) -> float:
-        return self.batch + self.event * events
+        return float(np.interp(events, self.events, self.seconds))
 
 
 class Costs(msgspec.Struct, frozen=True):
-    """What a worker and a server need for a batch.
+    """What a batch needs, in CPU seconds.
 
     Attributes:
-        read: The server, to return a batch.
-        complete: The server, to add the outputs and acknowledge the inputs.
-        decode: The worker's event loop, ahead of the call; `encode`: behind it.
+        server: The server: a part `read` of it to return a batch, the rest to complete it.
+        loop: The worker's event loop: a quarter each to parse, to decode, to encode, and to complete.
         call: The handler.
-        held: Part of the handler's time in which it holds the GIL.
-        lost: Seconds for each event in which the worker has the GIL and waits (for replies, for its turn).
-        crowded: Part of a core's time that is lost while more threads want to run than there are cores.
+        lost: Seconds in which the worker has its GIL and none of its threads runs: one waits to be woken.
+        reply: Bytes of an event in the server's reply.
     """
 
-    read: Cost
-    complete: Cost
-    decode: Cost
-    encode: Cost
+    server: Cost
+    loop: Cost
     call: Cost
-    held: float
-    lost: float = 0.0
-    crowded: float = 0.0
+    lost: Cost
+    read: float = 0.3
+    reply: float = 460.0
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """What all processes share.
+
+    Attributes:
+        switch: CPU seconds at most until a thread that follows those of other processes has its caches again.
+        crowd: Other processes that never wait.
+    """
+
+    cores: int
+    switch: float = 0.0
+    crowd: int = 0
+
+
+@dataclass(eq=False)
+class Thread:
+    """A thread of a process, the core that it ran on, and when it did so last."""
+
+    process: object
+    core: int = 0
+    ran: float = -math.inf
+
+
+@dataclass(eq=False)
+class _Work:
+    thread: Thread
+    seconds: float
+    done: simpy.Event
+    since: float
 
 
 class Cores:
-    """Cores that share their time evenly among the threads that want to run (processor sharing)."""
+    """Cores with a run queue each, of threads that run for a tick in turn.
 
-    def __init__(self, env: simpy.Environment, number: float, crowded: float = 0.0) -> None:
-        self._env, self._number, self._crowded = env, number, crowded
-        self._served = self._seen = 0.0  # CPU seconds of a thread that has been there from the start
-        self._running: list[tuple[float, int, simpy.Event]] = []
-        self._order, self._planned = count(), 0
-        self.busy = 0.0
-        """CPU seconds of all threads."""
+    Attributes:
+        busy: CPU seconds by thread.
+    """
 
-    def run(self, seconds: float) -> simpy.Event:
-        """Return the event that comes when a thread has had so many CPU seconds."""
-        self._advance()
-        done = self._env.event()
-        heapq.heappush(self._running, (self._served + seconds, next(self._order), done))
-        self._plan()
-        return done
+    def __init__(self, env: simpy.Environment, machine: Machine) -> None:
+        self._env, self._switch, self._chance = env, machine.switch, random.Random(0)
+        self._queues = [simpy.Store(env) for _ in range(machine.cores)]
+        self._current: list[Thread | None] = [None] * machine.cores
+        self._idle = [True] * machine.cores
+        self.busy: defaultdict[Thread, float] = defaultdict(float)
+        for number in range(machine.cores):
+            env.process(self._core(number))
+        env.process(self._balance())
 
-    def _advance(self) -> None:
-        passed, self._seen = self._env.now - self._seen, self._env.now
-        self._served += passed * self._speed()
-        self.busy += passed * min(len(self._running), self._number)
+    def run(self, thread: Thread, seconds: float, waker: Thread | None = None) -> simpy.Event:
+        """Return the event that comes when a thread, which another one has woken, has had its seconds."""
+        seconds *= self._chance.uniform(1 - VARIES, 1 + VARIES)
+        work = _Work(thread, seconds, self._env.event(), self._env.now)
+        if self._current[thread.core] is thread:  # it did not wait, and goes on
+            self._queues[thread.core].items.insert(0, work)
+        else:
+            self._queues[self._choose(thread, waker)].put(work)
+        return work.done
 
-    def _speed(self) -> float:
-        share = min(1.0, self._number / max(len(self._running), 1))
-        return share * (1 - self._crowded if len(self._running) >= self._number + 1 else 1)
+    def _choose(self, thread: Thread, waker: Thread | None) -> int:
+        """An idle core, best its last one; else its waker's, if none waits for that; else its last one."""
+        idle = [n for n, queue in enumerate(self._queues) if self._idle[n] and not queue.items]
+        if idle:
+            return thread.core if thread.core in idle else idle[0]
+        return waker.core if waker and not self._queues[waker.core].items else thread.core
 
-    def _plan(self) -> None:
-        self._planned += 1
-        if self._running:
-            left = max(self._running[0][0] - self._served, 0.0)
-            self._env.timeout(left / self._speed(), self._planned).callbacks.append(self._end)
+    def _balance(self) -> Steps:
+        """Move one that waits for the fullest core to the emptiest, at each tick."""
+        while True:
+            yield self._env.timeout(TICK)
+            sizes = [len(queue.items) + (not idle) for queue, idle in zip(self._queues, self._idle, strict=True)]
+            if max(sizes) >= min(sizes) + 2:
+                waiting = self._queues[sizes.index(max(sizes))].items
+                if cold := [work for work in waiting if self._env.now - work.thread.ran >= HOT]:
+                    waiting.remove(cold[0])
+                    self._queues[sizes.index(min(sizes))].put(cold[0])
 
-    def _end(self, event: simpy.Event) -> None:
-        if event.value != self._planned:
-            return  # a thread has come or gone since
-        self._advance()
-        self._served = max(self._served, self._running[0][0])  # whatever rounding says
-        while self._running and self._running[0][0] <= self._served:
-            heapq.heappop(self._running)[2].succeed()
-        self._plan()
-
-
-class Topic:
-    """The events of a topic on one server, and what became of them."""
-
-    def __init__(self, env: simpy.Environment) -> None:
-        self._env = env
-        self._arrived = env.event()
-        self.waiting: deque[float] = deque()
-        """When each event came that nobody has received."""
-        self.ends: list[tuple[float, int]] = []
-        """When how many events were completed."""
-        self.published = 0
-        self.spent = 0.0
-        """Seconds that all completed events were there, by their times; `area`: by how many were there."""
-        self.area = 0.0
-        self._there, self._seen = 0, 0.0
-
-    def _count(self, change: int) -> None:
-        self.area += self._there * (self._env.now - self._seen)
-        self._there, self._seen = self._there + change, self._env.now
-
-    def publish(self, events: int) -> None:
-        self._count(events)
-        self.published += events
-        self.waiting.extend([self._env.now] * events)
-        self._arrived.succeed()
-        self._arrived = self._env.event()
-
-    def wait(self) -> simpy.Event:
-        return self._arrived
-
-    def take(self, most: int) -> list[float]:
-        return [self.waiting.popleft() for _ in range(min(most, len(self.waiting)))]
-
-    def complete(self, batch: list[float]) -> None:
-        self._count(-len(batch))
-        self.ends.append((self._env.now, len(batch)))
-        self.spent += sum(self._env.now - came for came in batch)
+    def _core(self, number: int) -> Steps:
+        queue, left, used = self._queues[number], 0.0, 0.0
+        gone = defaultdict[object, float](lambda: -math.inf)  # `used` when a process gave up this core
+        while True:
+            self._idle[number] = True
+            work = yield queue.get()
+            self._idle[number], thread = False, work.thread
+            if self._current[number] is not thread:
+                left = TICK
+            process, thread.core, self._current[number] = thread.process, number, thread
+            # What others have loaded into the caches in some time, it has lost within that time.
+            if self._env.now > work.since + 2 * SYSTEM_CALL:
+                work.seconds += min(self._switch, used - gone[process])
+            while work.seconds > 0 and (left > 0 or not queue.items):
+                left = left if left > 0 else TICK
+                part = min(work.seconds, left)
+                yield self._env.timeout(part)
+                work.seconds, left, used, thread.ran = work.seconds - part, left - part, used + part, self._env.now
+                self.busy[thread] += part
+            gone[process] = used
+            if work.seconds > 0:
+                queue.put(work)
+            else:
+                work.done.succeed()
+                self._idle[number] = True
+                yield self._env.timeout(SYSTEM_CALL)
+            if not (left > 0 and queue.items and queue.items[0].thread is thread):
+                self._current[number] = None
 
 
-@dataclass
 class _Server:
-    env: simpy.Environment
-    cores: Cores
+    """A server with one topic, whose events are there from the beginning.
 
-    def __post_init__(self) -> None:
-        self.topic = Topic(self.env)
-        self.thread = simpy.Resource(self.env)
-        self.busy = 0.0
+    Attributes:
+        unread: Events that no worker has asked for.
+        finished: Comes when all are completed.
+        ends: When how many were.
+    """
+
+    def __init__(self, env: simpy.Environment, cores: Cores, events: int) -> None:
+        self.env, self.cores, self.unread, self._left = env, cores, events, events
+        self.finished, self.ends = env.event(), list[tuple[float, int]]()
+        self.thread, self._turn = Thread(self), simpy.Resource(env)
 
     def run(self, seconds: float) -> Steps:
-        with self.thread.request() as turn:
+        with self._turn.request() as turn:
             yield turn
-            self.busy += seconds
-            yield self.cores.run(seconds)
+            yield self.cores.run(self.thread, seconds)
+
+    def complete(self, events: int) -> None:
+        self.ends.append((self.env.now, events))
+        self._left -= events
+        if not self._left:
+            self.finished.succeed()
 
 
 class _Worker:
-    """One worker: three stages, each a process of the simulation."""
+    """One worker: its stages, each a process of the simulation."""
 
     def __init__(self, server: _Server, costs: Costs, most: int) -> None:
         self._server, self._costs, self._most = server, costs, most
-        self._env, self._cores = server.env, server.cores
-        self._gil = simpy.Resource(self._env)
-        self._received = simpy.Store(self._env, 1)  # and one more that the stage before it holds
-        self._called = simpy.Store(self._env, 1)
-        for stage in (self._receive, self._call, self._complete):
+        self._env, self._gil = server.env, simpy.Resource(server.env)
+        self.loop, self.handler = Thread(self), Thread(self)
+        self._read_ahead, self._received, self._called = (simpy.Store(self._env, 1) for _ in range(3))
+        for stage in (self._read, self._receive, self._call, self._complete):
             self._env.process(stage())
 
-    def _python(self, seconds: float, lost: float = 0.0) -> Steps:
+    def _python(self, thread: Thread, seconds: float, waker: Thread, lost: float = 0.0) -> Steps:
         with self._gil.request() as turn:
             yield turn
-            yield self._cores.run(seconds)
+            yield self._server.cores.run(thread, seconds, waker)
             yield self._env.timeout(lost)
 
+    def _read(self) -> Steps:
+        server, costs = self._server, self._costs
+        while events := min(self._most, server.unread):
+            server.unread -= events
+            parts, arrived = math.ceil(events * costs.reply / PART), simpy.Store(self._env)
+            self._env.process(self._write(costs.server.of(events) * costs.read / parts, parts, arrived))
+            for _ in range(parts):
+                yield arrived.get()
+                yield from self._python(self.loop, costs.loop.of(events) / 4 / parts, server.thread)
+            yield self._read_ahead.put(events)
+
+    def _write(self, seconds: float, parts: int, arrived: simpy.Store) -> Steps:
+        for part in range(parts):
+            yield from self._server.run(seconds)
+            yield arrived.put(part)
+
     def _receive(self) -> Steps:
-        topic = self._server.topic
         while True:
-            while not topic.waiting:
-                yield topic.wait()
-            batch = topic.take(self._most)
-            yield from self._server.run(self._costs.read.of(len(batch)))
-            yield from self._python(self._costs.decode.of(len(batch)))
-            yield self._received.put(batch)
+            events = yield self._read_ahead.get()
+            yield from self._python(self.loop, self._costs.loop.of(events) / 4, self._server.thread)
+            yield self._received.put(events)
 
     def _call(self) -> Steps:
+        costs = self._costs
         while True:
-            batch = yield self._received.get()
-            seconds, held = self._costs.call.of(len(batch)), self._costs.held
-            yield from self._python(seconds * held / 2)
-            yield self._cores.run(seconds * (1 - held))
-            yield from self._python(seconds * held / 2, self._costs.lost * len(batch))
-            yield self._called.put(batch)
+            events = yield self._received.get()
+            yield from self._python(self.handler, costs.call.of(events), self.loop, costs.lost.of(events))
+            yield from self._python(self.loop, costs.loop.of(events) / 4, self.handler)
+            yield self._called.put(events)
 
     def _complete(self) -> Steps:
+        server, costs = self._server, self._costs
         while True:
-            batch = yield self._called.get()
-            yield from self._python(self._costs.encode.of(len(batch)))
-            yield from self._server.run(self._costs.complete.of(len(batch)))
-            self._server.topic.complete(batch)
+            events = yield self._called.get()
+            yield from server.run(costs.server.of(events) * (1 - costs.read))
+            yield from self._python(self.loop, costs.loop.of(events) / 4, server.thread)
+            server.complete(events)
 
 
 class Outcome(msgspec.Struct, frozen=True):
     """What a run of the simulation shows.
 
     Attributes:
-        rate: Events a second, between the first and the last tenth of the completed ones.
-        latency: Mean seconds from publishing to completion.
-        present: Mean number of events that are published and not completed.
-        cores: Busy cores, and `servers` busy parts of each server's one thread, over the whole run.
+        rate: Events a second, between the first and the last tenth of the completed ones, as it is measured.
+        loop: CPU seconds of an event in all event loops, `call` in all handlers, `server` in all servers.
         seconds: Length of the run.
     """
 
-    published: int
     completed: int
     rate: float
-    latency: float
-    present: float
-    cores: float
-    servers: list[float]
+    loop: float
+    call: float
+    server: float
     seconds: float
+
+    @property
+    def cpu(self) -> float:
+        return self.loop + self.call + self.server
 
 
 def simulate(
-    costs: Costs,
-    *,
-    workers: int,
-    servers: int = 1,
-    cores: float = float("inf"),
-    events: int = 60_000,
-    rate: float | None = None,
-    most: int = 1024,
-    seed: int = 0,
+    costs: Costs, machine: Machine, *, workers: int, servers: int = 1, events: int = 60_000, most: int = 1024
 ) -> Outcome:
-    """Run a stream until all its events are completed.
+    """Run a stream until all events of its backlog are completed: so many for each worker.
 
     Args:
-        costs: Of a batch.
         workers: They are spread over the servers, and so are the events.
         servers: Each with one topic.
-        cores: What all processes share.
-        events: For each worker.
-        rate: Events a second that come (Poisson); None if all are there from the beginning.
         most: Events in a batch.
-        seed: Of the times at which events come.
     """
-    env = simpy.Environment()
-    machine = Cores(env, cores, costs.crowded)
-    nodes = [_Server(env, machine) for _ in range(servers)]
-    for number in range(workers):
-        _Worker(nodes[number % servers], costs, most)
-    total = events * workers
+    env, total = simpy.Environment(), events * workers
+    cores = Cores(env, machine)
+    nodes = [_Server(env, cores, events * len(range(n, workers, servers))) for n in range(servers)]
+    started = [_Worker(nodes[number % servers], costs, most) for number in range(workers)]
 
-    def come() -> Steps:
-        chance = random.Random(seed)
-        for number in range(total):
-            if rate:
-                yield env.timeout(chance.expovariate(rate))
-            nodes[number % servers].topic.publish(1)
+    def busy() -> Steps:
+        thread = Thread(object())
+        while True:
+            yield cores.run(thread, TICK)
 
-    if rate:
-        env.process(come())
-    else:
-        for number, node in enumerate(nodes):
-            node.topic.publish(events * len(range(number, workers, servers)))
-    env.run()  # until nothing happens any more
-    ends = sorted(end for node in nodes for end in node.topic.ends)
-    completed = sum(events for _, events in ends)
-    seconds = ends[-1][0]
+    for _ in range(machine.crowd):
+        env.process(busy())
+    env.run(env.all_of([node.finished for node in nodes]))
+
+    ends = sorted(end for node in nodes for end in node.ends)
+    done, seconds = list(accumulate(events for _, events in ends)), ends[-1][0]
+    first, last = (bisect_left(done, total * part) for part in (0.1, 0.9))
+    middle = ends[last][0] - ends[first][0]
     return Outcome(
-        published=sum(node.topic.published for node in nodes),
-        completed=completed,
-        rate=_middle_rate(ends, completed),
-        latency=sum(node.topic.spent for node in nodes) / completed,
-        present=sum(node.topic.area for node in nodes) / seconds,
-        cores=machine.busy / seconds,
-        servers=[node.busy / seconds for node in nodes],
+        completed=done[-1],
+        rate=(done[last] - done[first]) / middle if middle else total / seconds,
+        loop=sum(cores.busy[worker.loop] for worker in started) / total,
+        call=sum(cores.busy[worker.handler] for worker in started) / total,
+        server=sum(cores.busy[node.thread] for node in nodes) / total,
         seconds=seconds,
     )
-
-
-def _middle_rate(ends: list[tuple[float, int]], completed: int) -> float:
-    """As it is measured: without the beginning and the end, where workers have nothing to do."""
-    done = list(accumulate(events for _, events in ends))
-    first, last = (bisect_left(done, completed * part) for part in (0.1, 0.9))
-    if ends[first][0] == ends[last][0]:
-        return completed / ends[-1][0]
-    return (done[last] - done[first]) / (ends[last][0] - ends[first][0])

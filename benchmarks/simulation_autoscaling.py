@@ -13,6 +13,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import numpy as np
 import simpy
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ STEP: Final = 0.5  # seconds between two looks at the flow of events
 SYNC: Final = 15.0  # --horizontal-pod-autoscaler-sync-period, and the resolution of the metrics server
 AFTER: Final = 1.0  # metrics are taken so long after the HPA has looked: they are old when it looks again
 TOLERANCE: Final = 0.1
+DOWN_WINDOW: Final = 300.0
 DONE: Final = 1.0  # seconds of delay below which a stream has caught up
 
 
@@ -36,18 +38,25 @@ class Burst(msgspec.Struct, frozen=True):
     length: float = 600.0
     end: float = 4_200.0
 
+    @property
+    def _corners(self) -> tuple[list[float], list[float]]:
+        """Moments, and how many events there were until then."""
+        before, after = self.quiet * self.start, self.end - self.start - self.length
+        during = before + self.quiet * self.times * self.length
+        return [0.0, self.start, self.start + self.length, self.end], [
+            0.0,
+            before,
+            during,
+            during + self.quiet * after,
+        ]
+
     def published(self, now: float) -> float:
         """Events until a moment."""
-        return self.quiet * (now + (self.times - 1) * min(max(now - self.start, 0.0), self.length))
+        return float(np.interp(now, *self._corners))
 
     def published_at(self, events: float) -> float:
         """The moment when so many events had come."""
-        before, until = self.quiet * self.start, self.published(self.start + self.length)
-        if events <= before:
-            return events / self.quiet
-        if events <= until:
-            return self.start + (events - before) / (self.quiet * self.times)
-        return self.start + self.length + (events - until) / self.quiet
+        return float(np.interp(events, *reversed(self._corners)))
 
 
 class Pod(msgspec.Struct, frozen=True):
@@ -58,10 +67,10 @@ class Pod(msgspec.Struct, frozen=True):
 
 
 class Scaler(msgspec.Struct, frozen=True):
-    """What an autoscaler is set to.
+    """What an autoscaler is set to; None leaves a trigger out.
 
     Attributes:
-        lag: Unfinished events for each pod; None without this trigger.
+        lag: Unfinished events for each pod.
         cpu: Part of its cores that a pod should use.
         demand: Events a second for each pod: those handled in the last minute, and those that would clear the
             lag in another one.
@@ -74,7 +83,6 @@ class Scaler(msgspec.Struct, frozen=True):
     scrape: float = 30.0
     least: int = 2
     most: int = 8
-    down_window: float = 300.0
 
 
 def wishes(scaler: Scaler, lag: float, recent: float, use: float, ready: int, pods: int) -> list[int]:
@@ -130,11 +138,6 @@ class Episode:
         return max((at - begun for at, _, delay, _ in self.trace if at > begun and delay > DONE), default=0.0)
 
     @property
-    def late(self) -> float:
-        """Seconds in which the delay was more than 30 s."""
-        return sum(STEP for _, _, delay, _ in self.trace if delay > 30)
-
-    @property
     def pod_hours(self) -> float:
         """Of the pods beyond those that are always there."""
         ends = [*(at for at, _ in self.pods[1:]), self.burst.end]
@@ -173,7 +176,7 @@ class Episode:
             yield self._env.timeout(SYNC)
             now, pods = self._env.now, len(self._ready_at)
             wish = max(wishes(self._scaler, *self._seen(), self._use, self._ready(), pods))
-            wished = [(at, n) for at, n in wished if now - at <= self._scaler.down_window] + [(now, wish)]
+            wished = [(at, n) for at, n in wished if now - at <= DOWN_WINDOW] + [(now, wish)]
             wish = max(wish, min(pods, max(number for _, number in wished)))
             before = next(number for at, number in reversed(self.pods) if at <= now - SYNC)
             number = allowed(self._scaler, pods, wish, before)

@@ -1,8 +1,8 @@
 """Fits the simulation to one worker and one server as measured, and predicts the other cases.
 
 No figure of a predicted case is used. One worker's CPU seconds are taken as measured in batches of 64 and of
-1,024, and the handler's as measured alone. Two constants are fitted: the time that is lost, for each model, to
-the rates of these batches; and what a switch costs, to a worker's CPU seconds beside busy processes.
+1,024, and the handler's as measured alone. Two constants are fitted: the time that is lost, for each model,
+to the rates of these batches; and what a switch costs, to a worker's CPU seconds beside busy processes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.scaling import train
 from benchmarks.simulation_kafka import KafkaSample, measure_kafka
 from benchmarks.simulation_measuring import SIZES, Case, Sample, crowd, measure, measure_call
 from benchmarks.simulation_plan import Unit
-from benchmarks.simulation_stream import Cost, Costs, Machine, Outcome, simulate
+from benchmarks.simulation_stream import Cost, Costs, Outcome, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,60 +89,59 @@ def take(events: int, rounds: int, tries: int) -> Measured:
         interleave({str(case): lambda case=case: keep(case) for case in samples}, rounds)  # type: ignore[misc]
         calls = measure_call(model, min(rounds, 1) / 2), measure_call(None, min(rounds, 1) / 2)
         with crowd():
-            crowded = [
-                (case, [one(case) for _ in range(max(rounds, 1))])
-                for case in (Case(forest=True), Case(forest=False))
-            ]
+            beside = [(Case(f), [one(Case(f)) for _ in range(max(rounds, 1))]) for f in (True, False)]
     return Measured(
         machine("eventml", "redis", "scikit-learn"),
         len(os.sched_getaffinity(0)),
         [(case, found[1:] or found) for case, found in samples.items()],
-        crowded,
+        beside,
         calls,
         list(measure_kafka(3 * events, rounds))[-max(rounds, 1) :],
     )
 
 
 class Fit(msgspec.Struct):
-    """The costs of the forest and those without a model, by `Case.forest`, and the machine."""
+    """The costs with the forest and without a model, by `Case.forest`, and what a switch costs."""
 
+    cores: int
     costs: dict[bool, Costs]
-    machine: Machine
+    switch: float = 3e-4  # to begin with
 
     def simulate(self, case: Case, *, crowd: int = 0) -> Outcome:
         return simulate(
             self.costs[case.forest],
-            msgspec.structs.replace(self.machine, crowd=crowd),
             workers=case.workers,
             servers=case.nodes,
             events=SIMULATED * case.batch,
             most=case.batch,
+            cores=self.cores,
+            switch=self.switch,
+            crowd=crowd,
         )
+
+
+def _costs(measured: Measured, *, forest: bool) -> Costs:
+    def of(figure: str) -> Cost:
+        return Cost(BATCHES, [measured.median(Case(forest, batch=n), figure) * n for n in BATCHES])
+
+    call, lost = Cost(SIZES, measured.calls[not forest]), Cost(BATCHES, [0.0 for _ in BATCHES])
+    read, reply = (measured.median(Case(forest), figure) for figure in ("read", "sent"))
+    return Costs(of("server"), of("loop"), call, lost, read, reply)
 
 
 def fit(measured: Measured) -> Fit:
-    """Begin with the measured CPU seconds; find `lost` by the rates, and `switch` by what a crowd costs."""
-    found = Fit({}, Machine(measured.cores, switch=3e-4))
-    crowded = [Case(forest) for forest in (True, False)]
-    for case in crowded:
-        loop, server = (
-            Cost(BATCHES, [measured.median(Case(case.forest, batch=n), figure) * n for n in BATCHES])
-            for figure in ("loop", "server")
-        )
-        call, lost = Cost(SIZES, measured.calls[not case.forest]), Cost(BATCHES, [0.0, 0.0])
-        read, reply = (measured.median(case, figure) for figure in ("read", "sent"))
-        found.costs[case.forest] = Costs(server, loop, call, lost, read, reply)
-    wanted = sum(measured.median(c, "cpu", crowded=True) / measured.median(c, "cpu") - 1 for c in crowded)
+    """Find `lost` by the rates, and `switch` by the CPU seconds that an event needs more in a crowd."""
+    models = (True, False)
+    found = Fit(measured.cores, {forest: _costs(measured, forest=forest) for forest in models})
+    cases = [Case(forest) for forest in models]
+    wanted = sum(measured.median(c, "cpu", crowded=True) / measured.median(c, "cpu") - 1 for c in cases)
     for _ in range(STEPS):
         for case in FITTED:
             lost, at = found.costs[case.forest].lost.seconds, BATCHES.index(case.batch)
             more = 1 / measured.median(case, "rate") - 1 / found.simulate(case).rate
             lost[at] = max(lost[at] + more * case.batch, 0.0)
-        got = sum(
-            found.simulate(c, crowd=measured.cores).cpu / found.simulate(c).cpu - 1 for c in crowded
-        )
-        switch = found.machine.switch * min(max(wanted / max(got, 1e-3), 0.5), 2.0)
-        found.machine = msgspec.structs.replace(found.machine, switch=switch)
+        got = sum(found.simulate(c, crowd=found.cores).cpu / found.simulate(c).cpu - 1 for c in cases)
+        found.switch *= min(max(wanted / max(got, 1e-3), 0.5), 2.0)
     return found
 
 

@@ -2,7 +2,7 @@
 
 A worker reads, decodes, calls, encodes and completes batches as `docs/architecture.md` describes it; what it
 does in Python holds its GIL. A server does one thing at a time. Cores are shared as Linux shares them: each
-has a run queue, and a thread that follows one of another process finds cold caches.
+has a run queue, and a thread that waits behind one of another process finds cold caches.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     Steps = Generator[simpy.Event, Any, None]
 
 TICK: Final = 4e-3  # seconds: Linux at 250 Hz lets the next thread run, and balances the queues, at a tick
-HOT: Final = 0.5e-3  # a thread that has run since is not moved to another core: sched_migration_cost
 SYSTEM_CALL: Final = 1e-6  # seconds in which a thread finds its next work without giving up its core
 PART: Final = 65_536  # bytes that Redis writes to a client before it looks at the others
 VARIES: Final = 0.3  # each run takes up to so much more or less: otherwise all keep step for ever
@@ -56,61 +55,50 @@ class Costs(msgspec.Struct, frozen=True):
     loop: Cost
     call: Cost
     lost: Cost
-    read: float = 0.3
-    reply: float = 460.0
-
-
-class Machine(msgspec.Struct, frozen=True):
-    """What all processes share.
-
-    Attributes:
-        switch: CPU seconds at most until a thread that follows those of other processes has its caches again.
-        crowd: Other processes that never wait.
-    """
-
-    cores: int
-    switch: float = 0.0
-    crowd: int = 0
+    read: float
+    reply: float
 
 
 @dataclass(eq=False)
 class Thread:
-    """A thread of a process, the core that it ran on, and when it did so last."""
+    """A thread of a process, and the core that it ran on last."""
 
     process: object
     core: int = 0
-    ran: float = -math.inf
 
 
 @dataclass(eq=False)
 class _Work:
     thread: Thread
     seconds: float
-    done: simpy.Event
     since: float
+    done: simpy.Event
 
 
 class Cores:
     """Cores with a run queue each, of threads that run for a tick in turn.
 
+    Args:
+        switch: CPU seconds more of a thread that has waited for a core which another process used.
+
     Attributes:
         busy: CPU seconds by thread.
     """
 
-    def __init__(self, env: simpy.Environment, machine: Machine) -> None:
-        self._env, self._switch, self._chance = env, machine.switch, random.Random(0)
-        self._queues = [simpy.Store(env) for _ in range(machine.cores)]
-        self._current: list[Thread | None] = [None] * machine.cores
-        self._idle = [True] * machine.cores
+    def __init__(self, env: simpy.Environment, number: int, switch: float = 0.0) -> None:
+        self._env, self._switch, self._chance = env, switch, random.Random(0)
+        self._queues = [simpy.Store(env) for _ in range(number)]
+        self._current: list[Thread | None] = [None] * number
+        self._idle = [True] * number
         self.busy: defaultdict[Thread, float] = defaultdict(float)
-        for number in range(machine.cores):
-            env.process(self._core(number))
+        for core in range(number):
+            env.process(self._core(core))
         env.process(self._balance())
 
     def run(self, thread: Thread, seconds: float, waker: Thread | None = None) -> simpy.Event:
         """Return the event that comes when a thread, which another one has woken, has had its seconds."""
         seconds *= self._chance.uniform(1 - VARIES, 1 + VARIES)
-        work = _Work(thread, seconds, self._env.event(), self._env.now)
+        work = _Work(thread, seconds, self._env.now, self._env.event())
         if self._current[thread.core] is thread:  # it did not wait, and goes on
             self._queues[thread.core].items.insert(0, work)
         else:
@@ -119,57 +107,50 @@ class Cores:
 
     def _choose(self, thread: Thread, waker: Thread | None) -> int:
         """An idle core, best its last one; else its waker's, if none waits for that; else its last one."""
-        idle = [n for n, queue in enumerate(self._queues) if self._idle[n] and not queue.items]
+        idle = [core for core, queue in enumerate(self._queues) if self._idle[core] and not queue.items]
         if idle:
             return thread.core if thread.core in idle else idle[0]
         return waker.core if waker and not self._queues[waker.core].items else thread.core
 
     def _balance(self) -> Steps:
-        """Move one that waits for the fullest core to the emptiest, at each tick."""
         while True:
             yield self._env.timeout(TICK)
-            sizes = [len(queue.items) + (not idle) for queue, idle in zip(self._queues, self._idle, strict=True)]
+            sizes = [len(q.items) + (not idle) for q, idle in zip(self._queues, self._idle, strict=True)]
             if max(sizes) >= min(sizes) + 2:
-                waiting = self._queues[sizes.index(max(sizes))].items
-                if cold := [work for work in waiting if self._env.now - work.thread.ran >= HOT]:
-                    waiting.remove(cold[0])
-                    self._queues[sizes.index(min(sizes))].put(cold[0])
+                work = self._queues[sizes.index(max(sizes))].items.pop(0)
+                self._queues[sizes.index(min(sizes))].put(work)
 
-    def _core(self, number: int) -> Steps:
-        queue, left, used = self._queues[number], 0.0, 0.0
-        gone = defaultdict[object, float](lambda: -math.inf)  # `used` when a process gave up this core
+    def _core(self, core: int) -> Steps:
+        queue, last, left = self._queues[core], None, 0.0
         while True:
-            self._idle[number] = True
+            self._idle[core] = True
             work = yield queue.get()
-            self._idle[number], thread = False, work.thread
-            if self._current[number] is not thread:
+            self._idle[core], thread = False, work.thread
+            if self._current[core] is not thread:
                 left = TICK
-            process, thread.core, self._current[number] = thread.process, number, thread
-            # What others have loaded into the caches in some time, it has lost within that time.
-            if self._env.now > work.since + 2 * SYSTEM_CALL:
-                work.seconds += min(self._switch, used - gone[process])
+            waited = self._env.now - work.since > 2 * SYSTEM_CALL
+            if waited and thread.process is not last:
+                work.seconds += self._switch
+            self._current[core], thread.core, last = thread, core, thread.process
             while work.seconds > 0 and (left > 0 or not queue.items):
-                left = left if left > 0 else TICK
-                part = min(work.seconds, left)
+                part = min(work.seconds, left if left > 0 else TICK)
                 yield self._env.timeout(part)
-                work.seconds, left, used, thread.ran = work.seconds - part, left - part, used + part, self._env.now
+                work.seconds, left = work.seconds - part, left - part
                 self.busy[thread] += part
-            gone[process] = used
             if work.seconds > 0:
                 queue.put(work)
             else:
                 work.done.succeed()
-                self._idle[number] = True
+                self._idle[core] = True
                 yield self._env.timeout(SYSTEM_CALL)
-            if not (left > 0 and queue.items and queue.items[0].thread is thread):
-                self._current[number] = None
+            if left <= 0 or not queue.items or queue.items[0].thread is not thread:
+                self._current[core] = None
 
 
 class _Server:
-    """A server with one topic, whose events are there from the beginning.
+    """A server with one topic, whose events are there from the beginning: `unread` has nobody asked for.
 
     Attributes:
-        unread: Events that no worker has asked for.
         finished: Comes when all are completed.
         ends: When how many were.
     """
@@ -252,55 +233,64 @@ class Outcome(msgspec.Struct, frozen=True):
 
     Attributes:
         rate: Events a second, between the first and the last tenth of the completed ones, as it is measured.
-        loop: CPU seconds of an event in all event loops, `call` in all handlers, `server` in all servers.
+        cpu: CPU seconds of an event, and `server` those of the servers alone.
         seconds: Length of the run.
     """
 
     completed: int
     rate: float
-    loop: float
-    call: float
+    cpu: float
     server: float
     seconds: float
 
-    @property
-    def cpu(self) -> float:
-        return self.loop + self.call + self.server
-
 
 def simulate(
-    costs: Costs, machine: Machine, *, workers: int, servers: int = 1, events: int = 60_000, most: int = 1024
+    costs: Costs,
+    *,
+    workers: int,
+    servers: int = 1,
+    events: int = 60_000,
+    most: int = 1024,
+    cores: int = 2,
+    switch: float = 0.0,
+    crowd: int = 0,
 ) -> Outcome:
-    """Run a stream until all events of its backlog are completed: so many for each worker.
+    """Run a stream until all events of its backlog are completed.
 
     Args:
-        workers: They are spread over the servers, and so are the events.
+        costs: Of a batch, of `most` events at most.
+        workers: They are spread over the servers, and so are the events: so many for each worker.
         servers: Each with one topic.
-        most: Events in a batch.
+        events: For each worker.
+        most: See `costs`.
+        cores: What all processes share.
+        switch: See `Cores`.
+        crowd: Other processes, which never wait.
     """
     env, total = simpy.Environment(), events * workers
-    cores = Cores(env, machine)
-    nodes = [_Server(env, cores, events * len(range(n, workers, servers))) for n in range(servers)]
+    machine = Cores(env, cores, switch)
+    nodes = [_Server(env, machine, events * len(range(n, workers, servers))) for n in range(servers)]
     started = [_Worker(nodes[number % servers], costs, most) for number in range(workers)]
 
-    def busy() -> Steps:
+    def other() -> Steps:
         thread = Thread(object())
         while True:
-            yield cores.run(thread, TICK)
+            yield machine.run(thread, TICK)
 
-    for _ in range(machine.crowd):
-        env.process(busy())
+    for _ in range(crowd):
+        env.process(other())
     env.run(env.all_of([node.finished for node in nodes]))
 
     ends = sorted(end for node in nodes for end in node.ends)
     done, seconds = list(accumulate(events for _, events in ends)), ends[-1][0]
     first, last = (bisect_left(done, total * part) for part in (0.1, 0.9))
     middle = ends[last][0] - ends[first][0]
+    threads = [thread for worker in started for thread in (worker.loop, worker.handler)]
+    server = sum(machine.busy[node.thread] for node in nodes) / total
     return Outcome(
         completed=done[-1],
         rate=(done[last] - done[first]) / middle if middle else total / seconds,
-        loop=sum(cores.busy[worker.loop] for worker in started) / total,
-        call=sum(cores.busy[worker.handler] for worker in started) / total,
-        server=sum(cores.busy[node.thread] for node in nodes) / total,
+        cpu=server + sum(machine.busy[thread] for thread in threads) / total,
+        server=server,
         seconds=seconds,
     )

@@ -20,7 +20,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.simulation_autoscaling import Burst, Episode, Pod, Scaler
+from benchmarks.simulation_autoscaling import Burst, Episode, Pod, Scaler, follow
 from benchmarks.simulation_fit import FITTED, Measured, predict, take, units
 from benchmarks.simulation_plan import Plan, kafka_plan, redis_plan
 
@@ -57,7 +57,6 @@ SCALERS: Final = {
 COMPARED: Final = ["case", "measured, events/s", "least and most", "simulated", "difference", ""]
 PLANNED: Final = ["", *(f"{broker}, {rate:,.0f}/s" for broker in ("Redis", "Kafka") for rate in RATES)]
 FOLLOWED: Final = ["setting", "million events behind", "seconds behind", "minutes until caught up", "pods"]
-FOLLOWED.append("pod hours more")
 
 
 def compared(measured: Measured, simulated: Mapping[Case, float]) -> Rows:
@@ -91,12 +90,12 @@ def planned(measured: Measured) -> Rows:
     return [[name, *(of(plan) for plan in plans)] for name, of in lines.items()]
 
 
-def follow(start: float) -> dict[str, Episode]:
+def bursts(start: float) -> dict[str, Episode]:
     """A burst under each setting, begun at the worst moment, if a worker takes so many seconds to start."""
 
     def worst(name: str, scaler: Scaler) -> Episode:
         pod = Pod(POD, IMAGE + start + (NODE if "new node" in name else 0.0))
-        return max((Episode(scaler, burst, pod) for burst in BURSTS), key=lambda episode: episode.delay)
+        return max((follow(scaler, burst, pod) for burst in BURSTS), key=lambda episode: episode.delay)
 
     return {name: worst(name, scaler) for name, scaler in SCALERS.items()}
 
@@ -109,7 +108,6 @@ def followed(episodes: Mapping[str, Episode]) -> Rows:
             f"{e.delay:,.0f}",
             f"{e.caught_up / 60:,.1f}",
             str(max(number for _, number in e.pods)),
-            f"{e.pod_hours:.1f}",
         ]
         for name, e in episodes.items()
     ]
@@ -142,7 +140,7 @@ def main() -> None:
     if options.save:
         options.save.write_bytes(msgspec.json.format(msgspec.json.encode(measured), indent=1) + b"\n")
     print(measured.machine)
-    simulated, episodes = predict(measured), follow(measured.start())
+    simulated, episodes = predict(measured), bursts(measured.start())
     show("Simulation and measurement", COMPARED, compared(measured, simulated))
     show("What a rate needs: Redis, then Kafka", PLANNED, planned(measured))
     show("A burst of ten times the load, for ten minutes", FOLLOWED, followed(episodes))

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BATCHES: Final = [64, 1024]
-SIMULATED: Final = 100  # batches of each worker
 QUIET: Final = 0.33
 """Cores that other processes may keep busy: what measures needs some, too."""
 STEPS: Final = 8
@@ -108,16 +107,8 @@ class Fit(msgspec.Struct):
     switch: float = 3e-4  # to begin with
 
     def simulate(self, case: Case, *, crowd: int = 0) -> Outcome:
-        return simulate(
-            self.costs[case.forest],
-            workers=case.workers,
-            servers=case.nodes,
-            events=SIMULATED * case.batch,
-            most=case.batch,
-            cores=self.cores,
-            switch=self.switch,
-            crowd=crowd,
-        )
+        costs, sizes = self.costs[case.forest], (case.workers, case.nodes, case.batch)
+        return simulate(costs, *sizes, cores=self.cores, switch=self.switch, crowd=crowd)
 
 
 def _costs(measured: Measured, *, forest: bool) -> Costs:

@@ -229,45 +229,31 @@ class _Worker:
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What a run of the simulation shows.
-
-    Attributes:
-        rate: Events a second, between the first and the last tenth of the completed ones, as it is measured.
-        cpu: CPU seconds of an event, and `server` those of the servers alone.
-        seconds: Length of the run.
-    """
+    """What a run shows: events a second as it is measured, CPU seconds of an event, and its length in seconds."""
 
     completed: int
     rate: float
     cpu: float
-    server: float
     seconds: float
 
 
 def simulate(
     costs: Costs,
-    *,
     workers: int,
     servers: int = 1,
-    events: int = 60_000,
     most: int = 1024,
+    *,
+    batches: int = 100,
     cores: int = 2,
     switch: float = 0.0,
     crowd: int = 0,
 ) -> Outcome:
-    """Run a stream until all events of its backlog are completed.
+    """Run a stream until all of its backlog is completed: so many batches of `most` events for each worker.
 
-    Args:
-        costs: Of a batch, of `most` events at most.
-        workers: They are spread over the servers, and so are the events: so many for each worker.
-        servers: Each with one topic.
-        events: For each worker.
-        most: See `costs`.
-        cores: What all processes share.
-        switch: See `Cores`.
-        crowd: Other processes, which never wait.
+    Workers and events are spread over the servers, each with one topic. All share the cores, and so do the
+    processes of the crowd, which never wait. For `switch` see `Cores`.
     """
-    env, total = simpy.Environment(), events * workers
+    env, events, total = simpy.Environment(), batches * most, batches * most * workers
     machine = Cores(env, cores, switch)
     nodes = [_Server(env, machine, events * len(range(n, workers, servers))) for n in range(servers)]
     started = [_Worker(nodes[number % servers], costs, most) for number in range(workers)]
@@ -283,14 +269,9 @@ def simulate(
 
     ends = sorted(end for node in nodes for end in node.ends)
     done, seconds = list(accumulate(events for _, events in ends)), ends[-1][0]
-    first, last = (bisect_left(done, total * part) for part in (0.1, 0.9))
+    first, last = (bisect_left(done, total * part) for part in (0.1, 0.9))  # as it is measured
     middle = ends[last][0] - ends[first][0]
-    threads = [thread for worker in started for thread in (worker.loop, worker.handler)]
-    server = sum(machine.busy[node.thread] for node in nodes) / total
-    return Outcome(
-        completed=done[-1],
-        rate=(done[last] - done[first]) / middle if middle else total / seconds,
-        cpu=server + sum(machine.busy[thread] for thread in threads) / total,
-        server=server,
-        seconds=seconds,
-    )
+    ours = [thread for worker in started for thread in (worker.loop, worker.handler)]
+    cpu = sum(machine.busy[thread] for thread in (*ours, *(node.thread for node in nodes)))
+    rate = (done[last] - done[first]) / middle if middle else total / seconds
+    return Outcome(done[-1], rate, cpu / total, seconds)

@@ -9,7 +9,7 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.simulation_autoscaling import Burst, Episode, Pod, Scaler, allowed, wishes
+from benchmarks.simulation_autoscaling import Burst, Pod, Scaler, allowed, follow, wishes
 from benchmarks.simulation_plan import KAFKA, REDIS, Assumptions, Unit, kafka_plan, redis_plan
 from benchmarks.simulation_stream import TICK, Cores, Cost, Costs, Thread, simulate
 
@@ -36,19 +36,12 @@ costs = st.builds(Costs, lines, lines, lines, lines, read=st.floats(0.1, 0.9), r
 def test_every_event_is_completed_and_nothing_is_busier_than_it_can_be(
     costs: Costs, workers: int, servers: int, cores: int, most: int, switch: float
 ) -> None:
-    found = simulate(
-        costs,
-        workers=workers,
-        servers=min(servers, workers),
-        cores=cores,
-        events=1_000,
-        most=most,
-        switch=switch,
-    )
-    assert found.completed == 1_000 * workers
+    nodes = min(servers, workers)
+    found = simulate(costs, workers, nodes, most, batches=20, cores=cores, switch=switch)
+    assert found.completed == 20 * most * workers
     assert found.cpu * found.completed <= cores * found.seconds * (1 + 1e-9)
-    assert found.server * found.completed <= min(servers, workers) * found.seconds * (1 + 1e-9)
     assert found.cpu >= 0.7 * sum(cost.of(most) / most for cost in (costs.server, costs.loop, costs.call))
+    assert 20 * 0.6 * costs.server.of(most) * workers / nodes <= found.seconds, "a server has one thread"
 
 
 def test_cores_are_shared_in_turns_of_a_tick() -> None:
@@ -89,13 +82,13 @@ def test_a_thread_that_has_waited_behind_another_process_pays_for_the_switch() -
 
 def test_more_workers_help_until_the_cores_are_full() -> None:
     call = Costs(FREE, FREE, line(0.0, 1e-4), FREE, 0.5, 100.0)
-    rates = [simulate(call, workers=n, cores=2).rate for n in (1, 2, 3)]
+    rates = [simulate(call, n, cores=2).rate for n in (1, 2, 3)]
     assert rates == [pytest.approx(r, rel=0.1) for r in (10_000, 20_000, 20_000)]
 
 
 def test_one_server_limits_any_number_of_workers_and_three_do_not() -> None:
     server = Costs(line(0.0, 1e-5), FREE, FREE, FREE, 0.5, 100.0)
-    rates = [simulate(server, workers=3, servers=n, cores=4).rate for n in (1, 3)]
+    rates = [simulate(server, 3, n, cores=4).rate for n in (1, 3)]
     assert rates == [pytest.approx(r, rel=0.15) for r in (100_000, 300_000)]
 
 
@@ -122,7 +115,7 @@ def test_no_event_is_lost_in_a_burst_and_pods_stay_within_their_limits(
     scaler: Scaler, rate: float, start: float
 ) -> None:
     burst = Burst(quiet=rate, end=1_500)
-    found = Episode(scaler, burst, Pod(rate, start))
+    found = follow(scaler, burst, Pod(rate, start))
     last, lag, _, _ = found.trace[-1]
     assert found.handled + lag == pytest.approx(burst.published(last))
     assert all(lag >= 0 and delay >= 0 and ready <= scaler.most for _, lag, delay, ready in found.trace)
@@ -138,7 +131,7 @@ def test_the_time_of_an_event_is_the_inverse_of_the_events_until_then(
 
 
 def test_without_a_burst_nothing_is_late_and_no_pod_is_added() -> None:
-    found = Episode(Scaler(lag=10_000, cpu=0.7), Burst(quiet=1_000, times=1), Pod(1_000, 20))
+    found = follow(Scaler(lag=10_000, cpu=0.7), Burst(quiet=1_000, times=1), Pod(1_000, 20))
     assert (found.delay, found.caught_up, found.pods) == (0, 0, [(0, 2)])
 
 

@@ -46,7 +46,7 @@ def test_the_plan_is_the_simulations(measured: Measured) -> None:
 
 
 def test_the_bursts_are_the_simulations(measured: Measured) -> None:
-    assert_printed(simulation.followed(simulation.follow(measured.start())))
+    assert_printed(simulation.followed(simulation.bursts(measured.start())))
 
 
 def test_the_pictures_are_drawn_from_the_saved_measurements(

@@ -45,7 +45,8 @@ class Burst(msgspec.Struct, frozen=True):
 
     def published_at(self, events: float) -> float:
         """The moment when so many events had come."""
-        return float(np.interp(events, *reversed(self._corners)))
+        times, until = self._corners
+        return float(np.interp(events, until, times))
 
 
 class Pod(msgspec.Struct, frozen=True):

@@ -99,7 +99,7 @@ def thread_seconds(*pids: int) -> dict[int, float]:
 def crowd() -> Iterator[None]:
     """Keep all cores busy with something else."""
     command = [sys.executable, "-c", "while True: pass"]
-    started = [subprocess.Popen(command) for _ in os.sched_getaffinity(0)]
+    started = [subprocess.Popen(command) for _ in os.sched_getaffinity(0)]  # noqa: S603 - this interpreter
     try:
         yield
     finally:
@@ -227,7 +227,7 @@ def measure(case: Case, model: Path, per_worker: int) -> Sample:
 
 
 def measure_call(model: Path | None, seconds: float) -> list[float]:
-    """CPU seconds of the handler alone for batches of each of `SIZES`, in half as many seconds of a first try."""
+    """CPU seconds of the handler alone for a batch of each of `SIZES`, called for so many seconds each."""
     forest: Any = skops.io.load(model, trusted=skops.io.get_untrusted_types(file=model)) if model else None
     if forest:
         forest.n_jobs = None

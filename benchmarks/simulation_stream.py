@@ -229,7 +229,7 @@ class _Worker:
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What a run shows: events a second as it is measured, CPU seconds of an event, and its length in seconds."""
+    """What a run shows: events a second, CPU seconds of an event, and the length in seconds."""
 
     completed: int
     rate: float

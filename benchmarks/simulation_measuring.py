@@ -95,10 +95,22 @@ def thread_seconds(*pids: int) -> dict[int, float]:
     return {int(task.name): int((task / "schedstat").read_text().split()[0]) / 1e9 for task in tasks}
 
 
+CROWD: Final = """
+from collections import deque
+import msgspec
+from benchmarks.measuring import RideStarted, rides
+decode, held = msgspec.json.Decoder(RideStarted).decode, deque(maxlen=4)
+values = list(map(msgspec.json.encode, rides(1_024)))
+while True:
+    held.append(list(map(decode, values)))
+    list(map(msgspec.json.encode, held[0]))
+"""
+
+
 @contextmanager
 def crowd() -> Iterator[None]:
-    """Keep all cores busy with something else."""
-    command = [sys.executable, "-c", "while True: pass"]
+    """Keep all cores busy with processes that fill their caches as a worker does: with batches of events."""
+    command = [sys.executable, "-c", CROWD]
     started = [subprocess.Popen(command) for _ in os.sched_getaffinity(0)]  # noqa: S603 - this interpreter
     try:
         yield

@@ -109,9 +109,13 @@ while True:
 
 @contextmanager
 def crowd() -> Iterator[None]:
-    """Keep all cores busy with processes that fill their caches as a worker does: with batches of events."""
+    """Keep all cores busy with processes that fill their caches as a worker does: with batches of events.
+
+    Each has a session of its own, as workers and servers have: Linux shares cores evenly among sessions.
+    """
     command = [sys.executable, "-c", CROWD]
-    started = [subprocess.Popen(command) for _ in os.sched_getaffinity(0)]  # noqa: S603 - this interpreter
+    cores = os.sched_getaffinity(0)
+    started = [subprocess.Popen(command, start_new_session=True) for _ in cores]  # noqa: S603 - our interpreter
     try:
         yield
     finally:

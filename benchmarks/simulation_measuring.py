@@ -125,9 +125,9 @@ def crowd() -> Iterator[None]:
 
 
 @contextmanager
-def servers(nodes: int) -> Iterator[list[RedisServer]]:
+def servers(nodes: int, *, cluster: bool) -> Iterator[list[RedisServer]]:
     """Start a server, or a cluster of masters that share the slots."""
-    if nodes == 1:
+    if not cluster:
         with RedisServer(settings=SETTINGS) as server:
             yield [server]
         return
@@ -173,11 +173,11 @@ def _publish(url: str, topics: Sequence[str], events: int) -> None:
     asyncio.run(main())
 
 
-def measure(case: Case, model: Path, per_worker: int) -> Sample:
-    """Measure a backlog of so many events for each worker."""
-    names, events = _names(case.nodes), per_worker * case.workers
+def measure(case: Case, model: Path, per_worker: int, *, cluster: bool = False) -> Sample:
+    """Measure a backlog of so many events for each worker. Several nodes are always a cluster."""
+    names, events, cluster = _names(case.nodes), per_worker * case.workers, cluster or case.nodes > 1
     with ExitStack() as stack:
-        started = stack.enter_context(servers(case.nodes))
+        started = stack.enter_context(servers(case.nodes, cluster=cluster))
         clients = [stack.enter_context(redis.Redis(port=server.port)) for server in started]
         pids = [server.process.pid for server in started]
 
@@ -186,7 +186,7 @@ def measure(case: Case, model: Path, per_worker: int) -> Sample:
 
         empty, before = info("memory", "used_memory"), sum(thread_seconds(*pids).values())
         url = f"redis://{','.join(f'127.0.0.1:{server.port}' for server in started)}"
-        url += "?cluster=true" if case.nodes > 1 else ""
+        url += "?cluster=true" if cluster else ""
         _publish(url, [f"{name}.rides" for name in names], events // len(names))
         publish = sum(thread_seconds(*pids).values()) - before
         env = {

@@ -30,6 +30,7 @@ QUIET: Final = 0.33
 """Cores that other processes may keep busy: what measures needs some, too."""
 STEPS: Final = 8
 FITTED: Final = [Case(forest, batch=size) for forest in (True, False) for size in reversed(BATCHES)]
+MODELS: Final = [Case(forest=True), Case(forest=False)]
 PREDICTED: Final = [
     Case(forest, workers, nodes, size)
     for forest in (True, False)
@@ -41,7 +42,7 @@ class Measured(msgspec.Struct):
     """All that was measured, and where.
 
     Attributes:
-        redis: The runs of each case; `crowded` those of one worker beside a crowd.
+        redis: The runs of each case; `crowded` those of one worker beside a crowd, `node` with a cluster's node.
         calls: CPU seconds of the forest's handler alone, and of the other, for batches of each of `SIZES`.
     """
 
@@ -49,11 +50,12 @@ class Measured(msgspec.Struct):
     cores: int
     redis: list[tuple[Case, list[Sample]]]
     crowded: list[tuple[Case, list[Sample]]]
+    node: list[tuple[Case, list[Sample]]]
     calls: tuple[list[float], list[float]]
     kafka: list[KafkaSample]
 
-    def median(self, case: Case, figure: str, *, crowded: bool = False) -> float:
-        return median(dict(self.crowded if crowded else self.redis)[case], figure)
+    def median(self, case: Case, figure: str) -> float:
+        return median(dict(self.redis)[case], figure)
 
     def rates(self, case: Case) -> list[float]:
         return [sample.rate for sample in dict(self.redis)[case]]
@@ -75,64 +77,79 @@ def take(events: int, rounds: int, tries: int) -> Measured:
         model = Path(folder) / "forest.skops"
         train(model)
 
-        def one(case: Case) -> Sample:
-            return measure(case, model, events if case.forest else 2 * events)
+        def one(case: Case, tries: int = 1, *, cluster: bool = False) -> Sample:
+            found = list[Sample]()
+            while len(found) < tries and (not found or found[-1].others > QUIET):
+                found.append(measure(case, model, events if case.forest else 2 * events, cluster=cluster))
+            return min(found, key=lambda sample: sample.others)
 
         def keep(case: Case) -> float:
-            found = [one(case)]
-            while found[-1].others > QUIET and len(found) < tries:
-                found.append(one(case))
-            samples[case].append(min(found, key=lambda sample: sample.others))
+            samples[case].append(one(case, tries))
             return samples[case][-1].rate
 
         interleave({str(case): lambda case=case: keep(case) for case in samples}, rounds)  # type: ignore[misc]
         calls = measure_call(model, min(rounds, 1) / 2), measure_call(None, min(rounds, 1) / 2)
+        node = [(c, [one(c, tries, cluster=True) for _ in range(max(rounds, 1))]) for c in MODELS]
         with crowd():
-            beside = [(Case(f), [one(Case(f)) for _ in range(max(rounds, 1))]) for f in (True, False)]
+            beside = [(c, [one(c) for _ in range(max(rounds, 1))]) for c in MODELS]
     return Measured(
         machine("eventml", "redis", "scikit-learn"),
         len(os.sched_getaffinity(0)),
         [(case, found[1:] or found) for case, found in samples.items()],
         beside,
+        node,
         calls,
         list(measure_kafka(3 * events, rounds))[-max(rounds, 1) :],
     )
 
 
 class Fit(msgspec.Struct):
-    """The costs with the forest and without a model, by `Case.forest`, and what a switch costs."""
+    """The costs with and without the forest, those with nodes of a cluster, and what all share."""
 
     cores: int
     costs: dict[bool, Costs]
+    in_cluster: dict[bool, Costs]
+    others: float
     switch: float = 3e-4  # to begin with
 
     def simulate(self, case: Case, *, crowd: int = 0) -> Outcome:
-        costs, sizes = self.costs[case.forest], (case.workers, case.nodes, case.batch)
-        return simulate(costs, *sizes, cores=self.cores, switch=self.switch, crowd=crowd)
+        costs = (self.in_cluster if case.nodes > 1 else self.costs)[case.forest]
+        sizes = case.workers, case.nodes, case.batch
+        machine = {"cores": self.cores, "switch": self.switch, "crowd": crowd, "others": self.others}
+        return simulate(costs, *sizes, **machine)
 
 
-def _costs(measured: Measured, *, forest: bool) -> Costs:
+def _costs(measured: Measured, case: Case, *, cluster: bool) -> Costs:
+    """Costs of one worker, of batches as they were measured; of a cluster's node in proportion to large ones."""
+    node = dict(measured.node)[case]
+
     def of(figure: str) -> Cost:
-        return Cost(BATCHES, [measured.median(Case(forest, batch=n), figure) * n for n in BATCHES])
+        times = median(node, figure) / measured.median(case, figure) if cluster else 1.0
+        rows = [measured.median(msgspec.structs.replace(case, batch=n), figure) * n * times for n in BATCHES]
+        return Cost(BATCHES, rows)
 
-    call, lost = Cost(SIZES, measured.calls[not forest]), Cost(BATCHES, [0.0 for _ in BATCHES])
-    read, reply = (measured.median(Case(forest), figure) for figure in ("read", "sent"))
+    call, lost = Cost(SIZES, measured.calls[not case.forest]), Cost(BATCHES, [0.0 for _ in BATCHES])
+    read, reply = (measured.median(case, figure) for figure in ("read", "sent"))
     return Costs(of("server"), of("loop"), call, lost, read, reply)
 
 
 def fit(measured: Measured) -> Fit:
     """Find `lost` by the rates, and `switch` by the CPU seconds that an event needs more in a crowd."""
-    models = (True, False)
-    found = Fit(measured.cores, {forest: _costs(measured, forest=forest) for forest in models})
-    cases = [Case(forest) for forest in models]
-    wanted = sum(measured.median(c, "cpu", crowded=True) / measured.median(c, "cpu") - 1 for c in cases)
+    plain, in_cluster = (
+        {case.forest: _costs(measured, case, cluster=cluster) for case in MODELS} for cluster in (False, True)
+    )
+    others = statistics.median(measured.median(case, "others") for case in FITTED)
+    found = Fit(measured.cores, plain, in_cluster, others)
+    wanted = sum(median(dict(measured.crowded)[c], "cpu") / measured.median(c, "cpu") - 1 for c in MODELS)
     for _ in range(STEPS):
         for case in FITTED:
-            lost, at = found.costs[case.forest].lost.seconds, BATCHES.index(case.batch)
+            lost, at = plain[case.forest].lost.seconds, BATCHES.index(case.batch)
             more = 1 / measured.median(case, "rate") - 1 / found.simulate(case).rate
             lost[at] = max(lost[at] + more * case.batch, 0.0)
-        got = sum(found.simulate(c, crowd=found.cores).cpu / found.simulate(c).cpu - 1 for c in cases)
+        got = sum(found.simulate(c, crowd=found.cores).cpu / found.simulate(c).cpu - 1 for c in MODELS)
         found.switch *= min(max(wanted / max(got, 1e-3), 0.5), 2.0)
+    for forest, costs in in_cluster.items():
+        costs.lost.seconds[:] = plain[forest].lost.seconds
     return found
 
 
@@ -143,10 +160,14 @@ def predict(measured: Measured) -> dict[Case, float]:
 
 
 def units(measured: Measured) -> tuple[Unit, Unit]:
-    """Costs of an event with the forest, on Redis and on Kafka, where a worker needs more without a model."""
-    forest = {name: measured.median(Case(forest=True), name) for name in Sample.__struct_fields__}
-    nothing = measured.median(Case(forest=False), "loop") + measured.median(Case(forest=False), "call")
+    """Costs of an event with the forest: on a node of a cluster, and on Kafka.
+
+    On Kafka a worker was measured without a model: it needs so much more, or less, than on Redis.
+    """
+    case, _ = MODELS
+    forest = {name: median(dict(measured.node)[case], name) for name in Sample.__struct_fields__}
     kafka = {name: median(measured.kafka, name) for name in KafkaSample.__struct_fields__}
+    plain, without = (measured.median(c, "loop") + measured.median(c, "call") for c in MODELS)
     on_redis = Unit(
         worker=forest["loop"] + forest["call"],
         worker_rate=forest["rate"],
@@ -155,10 +176,10 @@ def units(measured: Measured) -> tuple[Unit, Unit]:
         stored=forest["memory"],
         copied=forest["log"],
     )
-    more = max(kafka["worker"] - nothing, 0.0)
+    more = kafka["worker"] - without
     on_kafka = Unit(
-        worker=on_redis.worker + more,
-        worker_rate=1 / (1 / on_redis.worker_rate + more),
+        worker=plain + more,
+        worker_rate=1 / (1 / measured.median(case, "rate") + more),
         broker=kafka["broker"],
         traffic=kafka["traffic"],
         stored=kafka["stored"],

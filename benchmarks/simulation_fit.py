@@ -18,9 +18,9 @@ import msgspec
 from benchmarks.measuring import interleave, machine
 from benchmarks.scaling import train
 from benchmarks.simulation_kafka import KafkaSample, measure_kafka
-from benchmarks.simulation_measuring import SIZES, Case, Sample, crowd, measure, measure_call
+from benchmarks.simulation_measuring import LOOK, SIZES, Case, Sample, crowd, measure, measure_call
 from benchmarks.simulation_plan import Unit
-from benchmarks.simulation_stream import Cost, Costs, Outcome, simulate
+from benchmarks.simulation_stream import TICK, Cost, Costs, Outcome, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Measured(msgspec.Struct):
     """All that was measured, and where.
 
     Attributes:
-        redis: The runs of each case; `crowded` those of one worker beside a crowd, `node` with a cluster's node.
+        redis: The runs of each case; of one worker also beside a crowd, and with the node of a cluster.
         calls: CPU seconds of the forest's handler alone, and of the other, for batches of each of `SIZES`.
     """
 
@@ -115,12 +115,12 @@ class Fit(msgspec.Struct):
     def simulate(self, case: Case, *, crowd: int = 0) -> Outcome:
         costs = (self.in_cluster if case.nodes > 1 else self.costs)[case.forest]
         sizes = case.workers, case.nodes, case.batch
-        machine = {"cores": self.cores, "switch": self.switch, "crowd": crowd, "others": self.others}
-        return simulate(costs, *sizes, **machine)
+        others = [(LOOK * self.others, LOOK * (1 - self.others)), *[(TICK, 0.0)] * crowd]
+        return simulate(costs, *sizes, cores=self.cores, switch=self.switch, others=others)
 
 
 def _costs(measured: Measured, case: Case, *, cluster: bool) -> Costs:
-    """Costs of one worker, of batches as they were measured; of a cluster's node in proportion to large ones."""
+    """Costs of one worker, of batches as they were measured; on a cluster's node in proportion."""
     node = dict(measured.node)[case]
 
     def of(figure: str) -> Cost:
@@ -138,7 +138,7 @@ def fit(measured: Measured) -> Fit:
     plain, in_cluster = (
         {case.forest: _costs(measured, case, cluster=cluster) for case in MODELS} for cluster in (False, True)
     )
-    others = statistics.median(measured.median(case, "others") for case in FITTED)
+    others = max(statistics.median(measured.median(case, "others") for case in FITTED), 0.0)
     found = Fit(measured.cores, plain, in_cluster, others)
     wanted = sum(median(dict(measured.crowded)[c], "cpu") / measured.median(c, "cpu") - 1 for c in MODELS)
     for _ in range(STEPS):

@@ -26,13 +26,13 @@ from backends.redis.server import RedisServer
 from benchmarks.measuring import no_op, rides
 from benchmarks.scaling import busy, processes
 from benchmarks.scaling_app import durations
-from benchmarks.simulation_stream import LOOK
 from eventml.backends import redis as backend
 from eventml.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+LOOK: Final = 0.02  # seconds
 SLOTS: Final = 16_384
 CLUSTER_BUS: Final = 10_000  # nodes talk to each other on the port that is so much higher
 FIRST_EPHEMERAL: Final = 32_768

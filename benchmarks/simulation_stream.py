@@ -20,14 +20,13 @@ import numpy as np
 import simpy
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     Steps = Generator[simpy.Event, Any, None]
 
 TICK: Final = 4e-3  # seconds: Linux at 250 Hz lets the next thread run, and balances the queues, at a tick
 SYSTEM_CALL: Final = 1e-6  # seconds in which a thread finds its next work without giving up its core
 PART: Final = 65_536  # bytes that Redis writes to a client before it looks at the others
-LOOK: Final = 0.02  # seconds between two looks of what measures
 VARIES: Final = 0.3  # each run takes up to so much more or less: otherwise all keep step for ever
 
 
@@ -247,14 +246,12 @@ def simulate(
     batches: int = 100,
     cores: int = 2,
     switch: float = 0.0,
-    crowd: int = 0,
-    others: float = 0.0,
+    others: Sequence[tuple[float, float]] = (),
 ) -> Outcome:
     """Run a stream until all of its backlog is completed: so many batches of `most` events for each worker.
 
-    Workers and events are spread over the servers, each with one topic. All share the cores, and so do the
-    processes of the crowd, which never wait, and what measures, which keeps so many cores busy with a look
-    every 20 ms. For `switch` see `Cores`.
+    Workers and events are spread over the servers, each with one topic. All share the cores, and so do other
+    processes, which run for so many seconds and then pause for so many. For `switch` see `Cores`.
     """
     env, events, total = simpy.Environment(), batches * most, batches * most * workers
     machine = Cores(env, cores, switch)
@@ -267,10 +264,8 @@ def simulate(
             yield machine.run(thread, seconds)
             yield env.timeout(pause)
 
-    for _ in range(crowd):
-        env.process(other(TICK, 0.0))
-    if others > 0:
-        env.process(other(LOOK * others, LOOK * (1 - others)))
+    for seconds, pause in others:
+        env.process(other(seconds, pause))
     env.run(env.all_of([node.finished for node in nodes]))
 
     ends = sorted(end for node in nodes for end in node.ends)

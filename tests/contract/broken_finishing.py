@@ -141,7 +141,7 @@ class StaysIfItIsHurried(Connection):
         member.leave()
 
 
-@breaks("deliveries_of_a_killed_member_go_to_others")
+@breaks("deliveries_of_a_killed_member_go_to_others", "a_member_takes_the_place_of_a_killed_one_of_its_name")
 class WaitsForTheDead(Connection):
     def kill(self) -> None:
         self.members.clear()

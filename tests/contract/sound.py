@@ -151,6 +151,9 @@ class Connection:
     def close(self) -> None:
         """What is published stays."""
 
+    def name_members(self, name: str) -> None:
+        """What a killed member had in flight waits for nothing."""
+
     async def publish(self, records: Sequence[Record]) -> None:
         refused = {p: "too large" for p, record in enumerate(records) if len(record.value) > LARGEST}
         await self.broker.hub.publish([r for p, r in enumerate(records) if p not in refused])

@@ -61,6 +61,7 @@ class Settled:
         self.publish = backend.publish
         self.subscribe = backend.subscribe
         self.create_topics = backend.create_topics
+        self.name_members = backend.name_members
         self.missing_topics = backend.missing_topics
 
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:

@@ -7,15 +7,13 @@ the runtime. The contract suite (`eventml.testing.contract`) tests each promise 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Literal, Protocol, runtime_checkable
 
 import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
-
-    from eventml.records import Delivery, Record
+from eventml.records import Delivery, Record
 
 Start = Literal["earliest", "latest"] | float
 """Where a new group or a reader starts: at an end, or at a past time in seconds since the epoch, in each
@@ -148,10 +146,8 @@ class Bounded(Protocol):
         """Deliver only what is before the place where another reader with `start=end` would start now.
 
         It may be called once, between two calls of `receive`. From then on `receive` returns none once, and
-        only once, it has returned all of these that still exist.
-
-        Raises:
-            UnavailableError: the broker cannot be reached. Repeating the call is right.
+        only once, it has returned all of these that still exist. Raises UnavailableError if there is no
+        broker; repeating the call is right.
         """
 
 
@@ -216,10 +212,8 @@ class DedupeSubscription(Subscription, Protocol):
     async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         """The positions of the deliveries whose ids the group has recorded at their topic: one call a batch.
 
-        Only ids of completions for which `complete` has returned are certain to be found.
-
-        Raises:
-            UnavailableError: the broker cannot be reached. The subscription stays usable: call again.
+        Only ids of completions for which `complete` has returned are certain to be found. Raises
+        UnavailableError if the broker cannot be reached; the subscription stays usable: call again.
         """
         ...
 
@@ -259,6 +253,19 @@ class LosesDeliveries(Protocol):
 
 
 @runtime_checkable
+class NamesMembers(Protocol):
+    """Implemented besides `Backend` where a process can take the place of one that has died."""
+
+    def name_members(self, name: str) -> None:
+        """Name the members of this process, before the first one subscribes.
+
+        A group's member gets at once what the member of the same name had in flight when its process died,
+        although no lease and no session has ended. No two running processes may have one name.
+        Raises ConfigError if the settings have named them otherwise.
+        """
+
+
+@runtime_checkable
 class Deduplicates(Protocol):
     """Implemented besides `Backend` where `Capabilities.deduplicates` is true."""
 
@@ -284,9 +291,7 @@ class CreatesTopics(Protocol):
     async def create_topics(self, topics: Sequence[NewTopic]) -> Sequence[str]:
         """Create the missing topics and return their names. Existing topics are not changed.
 
-        Raises:
-            BackendError: the broker refused one.
-            UnavailableError: the broker cannot be reached or did not answer.
+        Raises BackendError if the broker refuses one, UnavailableError if it does not answer.
         """
         ...
 
@@ -300,10 +305,7 @@ class TrimsTopics(Protocol):
     """Implemented besides `Backend` where a topic that no group reads would grow without limit."""
 
     async def trim(self, topic: str, *, older_than: float) -> None:
-        """Remove the records of a topic that are older than this many seconds, read or not.
-
-        Raises what `CreatesTopics.create_topics` raises.
-        """
+        """Remove a topic's records of more seconds than this, read or not. Raises as `create_topics`."""
 
 
 @runtime_checkable
@@ -311,11 +313,7 @@ class ChecksOutputs(Protocol):
     """Implemented besides `Backend` where some outputs cannot be completed together with some inputs."""
 
     def check_outputs(self, topic: str, outputs: Sequence[str]) -> object:
-        """Check the output topics of a handler of `topic` before it runs.
-
-        Raises:
-            UnsupportedError: they cannot be completed in one step, and the settings do not permit two.
-        """
+        """Raise UnsupportedError if `topic` and these cannot be completed in one step, and have to be."""
 
 
 @runtime_checkable

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 
@@ -39,8 +41,6 @@ except ModuleNotFoundError as exc:
         raise
     raise MissingExtraError("kafka", "kafka://") from exc
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 __all__ = ["KafkaBackend", "Settings", "capabilities", "open", "refused_topics"]
 
@@ -87,7 +87,22 @@ class KafkaBackend:
         self._sender = Sender(admin, settings.max_request_size)
         self._publisher = Publisher(clients, self._sender, settings.publish_timeout)
         self._subscriptions: set[GroupSubscription] = set()
+        self._name: str | None = None
+        self._members: Counter[str] = Counter()  # by group
         self.capabilities = capabilities(settings)
+
+    def name_members(self, name: str) -> None:
+        """As `NamesMembers.name_members`, by static membership.
+
+        Raises:
+            ConfigError: the user has named all members alike.
+        """
+        if self._settings.group_instance_id is not None:
+            raise ConfigError(
+                "backend.group_instance_id: leave it out with --workers. The supervisor names the members of "
+                "each worker, and the process that replaces a dead worker gets its partitions back"
+            )
+        self._name = name
 
     async def publish(self, records: Sequence[Record]) -> None:
         """Write records; returns when all in-sync replicas have them.
@@ -173,6 +188,8 @@ class KafkaBackend:
         await self._admin.close()
 
     def _new_member(self, topics: Mapping[str, int], group: str, start: Start) -> Member:
+        self._members[group] += 1
+        name = None if self._name is None else f"{self._name}-{self._members[group]}"
         completer: AtLeastOnce | ExactlyOnce = AtLeastOnce(self._publisher)
         if self._settings.delivery == "exactly_once":
             timeout = self._settings.publish_timeout
@@ -187,6 +204,7 @@ class KafkaBackend:
             admin=self._admin,
             completer=completer,
             settings=self._settings,
+            name=name,
         )
 
 

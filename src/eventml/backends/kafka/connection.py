@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiokafka import AIOKafkaClient, AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.conn import collect_hosts, create_conn
@@ -26,9 +27,6 @@ from eventml.backends.kafka.errors import CLIENT_ERRORS
 from eventml.backends.kafka.fetching import decode_batches
 from eventml.backends.kafka.packing import RecordBatch
 from eventml.backends.kafka.settings import Settings, client_options, milliseconds, read_url
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 
@@ -83,8 +81,10 @@ class ClientFactory:
         _never_create_topics(producer.client)
         return producer
 
-    def consumer(self, group: str | None, partitions: int) -> AIOKafkaConsumer:
+    def consumer(self, group: str | None, partitions: int, name: str | None = None) -> AIOKafkaConsumer:
         """A consumer that commits nothing by itself, not started. Without a group it joins none.
+
+        With a name it is a static member: another one of this name takes its partitions without a rebalance.
 
         Its records are read by `fetch_deliveries`; header names that are not UTF-8 are escaped.
         What it fetches of up to so many partitions is bounded by `max_bytes`: aiokafka fetches the records of
@@ -94,7 +94,7 @@ class ClientFactory:
         consumer = AIOKafkaConsumer(
             **self._options,
             group_id=group,
-            group_instance_id=settings.group_instance_id if group else None,
+            group_instance_id=(settings.group_instance_id or name) if group else None,
             # A broker responds to a request to join only when all members have given up their partitions.
             request_timeout_ms=max(self._request_timeout, milliseconds(settings.rebalance_timeout + 5)),
             session_timeout_ms=milliseconds(settings.session_timeout),
@@ -173,6 +173,16 @@ async def stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
     else:
         await abort(client)
         await _cancel(stopping)
+
+
+async def leave(consumer: AIOKafkaConsumer, settings: Settings) -> None:
+    """Stop a consumer and leave its group, unless the user has named the member. Never raises.
+
+    aiokafka's static members do not leave: their partitions would wait until the session ends.
+    """
+    if settings.group_instance_id is None and (coordinator := consumer._coordinator) is not None:
+        coordinator._group_instance_id = None
+    await stop(consumer)
 
 
 async def abort(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
@@ -25,15 +26,12 @@ from eventml.backends.kafka.admin import AdminClient
 from eventml.backends.kafka.assignment import Assignment, Chunk, GivenBack
 from eventml.backends.kafka.commits import Committer, ends_of_redelivered
 from eventml.backends.kafka.completion import Completer
-from eventml.backends.kafka.connection import ClientFactory, stop
+from eventml.backends.kafka.connection import ClientFactory, leave
 from eventml.backends.kafka.errors import CLIENT_ERRORS, translate, translated
 from eventml.backends.kafka.fetching import fetch_deliveries
 from eventml.backends.kafka.settings import Settings
 from eventml.errors import EventMLError, UnavailableError
 from eventml.records import Delivery
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 
@@ -139,7 +137,10 @@ class Fetcher:
 
 
 class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types, and requires a subclass
-    """A member of a consumer group; `start` is for topics of which the group has committed nothing."""
+    """A member of a consumer group; `start` is for topics of which the group has committed nothing.
+
+    With a `name` it takes the partitions of a member that had this name in a process that has died.
+    """
 
     def __init__(
         self,
@@ -151,9 +152,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
         admin: AdminClient,
         completer: Completer,
         settings: Settings,
+        name: str | None = None,
     ) -> None:
         self._clients = clients
-        self._consumer = clients.consumer(group, sum(topics.values()))
+        self._consumer = clients.consumer(group, sum(topics.values()), name)
         self._topics = topics
         self._group = group
         self._start = start
@@ -250,7 +252,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
         await self._committer.now()
         await self._committer.stop()
         self.given_back = self.assignment.unfinished()
-        await stop(self._consumer)
+        await leave(self._consumer, self._settings)
         self.assignment.end()
         if self._polling is not None:
             self._polling.cancel()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import anyio
 from aiokafka import TopicPartition
@@ -20,9 +20,6 @@ from eventml.backends.kafka.partitions import CommittedOffset, PartitionState
 from eventml.backends.kafka.settings import Settings
 from eventml.errors import EventMLError, UnavailableError
 from eventml.records import Delivery
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
 
 log = logging.getLogger("eventml")
 

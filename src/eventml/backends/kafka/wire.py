@@ -6,15 +6,12 @@ distinct headers, so each set is converted once.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 from eventml.records import NO_HEADERS, TOMBSTONE, Delivery, Record, foreign_id
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
 
 Header = tuple[str, bytes | None]
 
@@ -74,7 +71,7 @@ class DeliveryDecoder:
             if headers:
                 name, value = headers[-1]
                 if name == ID:  # the position at which eventml writes it
-                    headers, id_ = headers[:-1], _text(value)
+                    headers, id_ = headers[:-1], value.decode(errors="surrogateescape") if value else ""
                 else:
                     headers, id_ = _split_id(headers)
                 if headers != last_raw:

@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from eventml.backends.base import Capabilities, DedupeSubscription, Start, Subscription
 from eventml.errors import MissingExtraError, UnsupportedError
@@ -34,6 +35,9 @@ except ImportError as exc:
     raise MissingExtraError("redis", "the backend redis://") from exc
 
 # By another name: `check_topics` would take this module for one that implements `ChecksOutputs`.
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+
 from eventml.backends.redis.cluster import check_outputs as _check_slots
 from eventml.backends.redis.cluster import find_server, same_slot_names
 from eventml.backends.redis.connection import pack
@@ -43,12 +47,7 @@ from eventml.backends.redis.member import Member
 from eventml.backends.redis.publishing import Publisher
 from eventml.backends.redis.reader import Reader
 from eventml.backends.redis.settings import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
-
-    from eventml.records import Record
+from eventml.records import Record
 
 __all__ = ["RedisBackend", "Settings", "capabilities", "open"]
 
@@ -98,7 +97,13 @@ class RedisBackend:
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
+        self._name: str | None = None
+        self._members: Counter[tuple[str, ...]] = Counter()  # by group and topics
         self.capabilities = capabilities(publisher.server.settings)
+
+    def name_members(self, name: str) -> None:
+        """See `NamesMembers.name_members`."""
+        self._name = name
 
     async def publish(self, records: Sequence[Record]) -> None:
         """See `Backend.publish`. A call of up to 1,000 records to one slot is one transaction."""
@@ -110,7 +115,7 @@ class RedisBackend:
         """See `Backend.subscribe`. A topic that does not exist is created."""
         if group is None:
             return Reader(self._publisher, topics).started(start)
-        return Member(self._publisher, topics, group).joined(start)
+        return self._member(topics, group).joined(start)
 
     def subscribe_deduplicated(
         self, topics: Sequence[str], *, group: str, start: Start, window: int
@@ -127,7 +132,13 @@ class RedisBackend:
                     f"dedupe_window: the ids that group {group!r} records are in another slot of the cluster "
                     f"than {topic!r}. Give the topic a hash tag, as in {tagged!r}"
                 )
-        return Member(self._publisher, topics, group, window=window).joined(start)
+        return self._member(topics, group, window).joined(start)
+
+    def _member(self, topics: Sequence[str], group: str, window: int = 0) -> Member:
+        self._members[group, *topics] += 1  # each topic has consumers of its own
+        number = self._members[group, *topics]
+        name = None if self._name is None else f"{self._name}-{number}"
+        return Member(self._publisher, topics, group, name=name, window=window)
 
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
         """See `Backend.lag`. There is one partition, 0."""

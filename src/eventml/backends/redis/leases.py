@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Literal
 
 from eventml.backends.base import Start
 from eventml.backends.redis.connection import fields_of, pack
 from eventml.backends.redis.errors import ErrorReply, NoGroupError, check_replies
 from eventml.backends.redis.server import Client, Script
-from eventml.backends.redis.wire import decode_entries, id_before
+from eventml.backends.redis.wire import Entry, decode_entries, id_before
 from eventml.records import Delivery
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-
-    from eventml.backends.redis.wire import Entry
-
-    Offset = int | str
+Offset = int | str
 
 log = logging.getLogger("eventml.redis")
 
@@ -210,7 +206,7 @@ class Consumer:
 
         Their delivery does not count as an attempt. No read and no claim may be under way meanwhile.
         """
-        await self._give_back(leaves=False)
+        await self._give_back("reply lost")
         self._cursor, self.sweeping = _START, True
 
     async def leave(self, untouched: Iterable[Delivery]) -> None:
@@ -219,10 +215,14 @@ class Consumer:
         No handler has received the untouched ones: for them, this delivery does not count as an attempt.
         """
         self.drop([delivery.offset for delivery in untouched if delivery.record.topic == self.topic])
-        await self._give_back(leaves=True)
+        await self._give_back("leaves")
 
-    async def _give_back(self, *, leaves: bool) -> None:
-        arguments = (self.name, RELEASED, int(leaves), *self._renewed)
+    async def take_over(self) -> None:
+        """Give back what is pending for a consumer of this name, whose process has died."""
+        await self._give_back("died")
+
+    async def _give_back(self, happened: Literal["reply lost", "leaves", "died"]) -> None:
+        arguments = (self.name, RELEASED, happened, *self._renewed)
         self._report_removed(await self._run(_RELEASE, *arguments, action="releasing"))
 
     async def delete_idle_consumers(self) -> None:

@@ -8,10 +8,11 @@ import math
 import secrets
 import socket
 import time
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import compress
 from os import getpid
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
 
@@ -25,9 +26,6 @@ from eventml.backends.redis.reader import BLOCK, ReadAhead, receive
 from eventml.backends.redis.server import Client, Server
 from eventml.errors import EventMLError, PublishError, UnavailableError
 from eventml.records import Delivery
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 
 log = logging.getLogger("eventml.redis")
 
@@ -206,10 +204,13 @@ class GroupReader(ReadAhead):
 class Member:
     """A member of a group, with two connections to each server that has some of its topics.
 
+    With a `name` it takes over what is pending for a member that had this name in a process that has died.
     The group records the last `window` ids at each topic; with 0 it does not deduplicate.
     """
 
-    def __init__(self, publisher: Publisher, topics: Sequence[str], group: str, *, window: int = 0) -> None:
+    def __init__(
+        self, publisher: Publisher, topics: Sequence[str], group: str, *, name: str | None, window: int = 0
+    ) -> None:
         self._arrived = asyncio.Event()
         self._publisher = publisher
         server = publisher.server
@@ -217,14 +218,15 @@ class Member:
         self._failing = False  # the last call of `receive` has raised
         # In this time a connection, a login and a read have failed, if they fail.
         self._readable_after = 3 * server.settings.timeout + BLOCK / 1_000
-        # No other consumer has or ever had this name.
-        name = f"{CONSUMER_PREFIX}{socket.gethostname()}:{getpid()}:{secrets.token_hex(4)}"
+        own = name or f"{socket.gethostname()}:{getpid()}:{secrets.token_hex(4)}"  # as no other has or had
+        self._takes_over = name is not None
+        consumer = f"{CONSUMER_PREFIX}{own}"
         self._consumers: dict[str, Consumer] = {}
         self._readers: list[GroupReader] = []
         for slot, some in server.by_slot(topics).items():
             client = Client(server, slot)
             consumers = {
-                topic: Consumer(client, topic, group, name, lease=lease, window=window) for topic in some
+                topic: Consumer(client, topic, group, consumer, lease=lease, window=window) for topic in some
             }
             self._consumers |= consumers
             self._readers.append(GroupReader(server, slot, consumers, self._arrived))
@@ -313,7 +315,8 @@ class Member:
         upkeep: list[asyncio.Task[Any]] = []
         try:
             for consumer in self._consumers.values():
-                await consumer.create_group(start)
+                if not await consumer.create_group(start) and self._takes_over:
+                    await consumer.take_over()
             upkeep += [asyncio.create_task(reader.keep_up()) for reader in self._readers]
             yield self
         finally:

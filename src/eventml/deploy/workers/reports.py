@@ -62,6 +62,7 @@ class WorkerSpec(WorkerOptions, frozen=True, kw_only=True):
         listener: File descriptor of a listening socket that the worker inherits, or None.
         supervisor: Process id of the supervisor, which fills it in when it starts the worker.
         operations: Address of the supervisor's operations port, or None if it has none.
+        member: Name of the worker's members in their groups: that of the process that has died in its place.
     """
 
     name: str
@@ -69,6 +70,7 @@ class WorkerSpec(WorkerOptions, frozen=True, kw_only=True):
     listener: int | None = None
     supervisor: int = 0
     operations: str | None = None
+    member: str = ""
 
 
 class RunningWorker(Protocol):

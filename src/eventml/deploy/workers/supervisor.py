@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import sys
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import anyio
 import msgspec
+from anyio.abc import TaskGroup, TaskStatus
 
 from eventml.bus import stop_on_signals
 from eventml.deploy.workers.reports import ServiceStatus, Totals, WorkerSpec, WorkerStatus, add_totals
@@ -34,11 +37,6 @@ from eventml.deploy.workers.restarts import (
 )
 from eventml.deploy.workers.worker_handle import WorkerHandle, start_worker
 from eventml.runtime import OutageLog
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from anyio.abc import TaskGroup, TaskStatus
 
 log = logging.getLogger("eventml")
 
@@ -216,7 +214,12 @@ class Supervisor:
         """Start a process in the place of `old`, unless the worker has another one by now, and return it."""
         async with worker.starting:
             if worker.process is old:
-                worker.process = await self._tasks.start(self._run_process, worker.spec)
+                if old is None or not old.ended.is_set():  # no other running process has this name
+                    member = f"{worker.spec.name}-{secrets.token_hex(8)}"
+                else:
+                    member = old.member
+                spec = msgspec.structs.replace(worker.spec, member=member)
+                worker.process = await self._tasks.start(self._run_process, spec)
             assert worker.process is not None  # noqa: S101 - for the type checker: it has been started
             return worker.process
 

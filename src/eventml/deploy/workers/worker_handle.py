@@ -7,19 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 import msgspec
+from anyio.abc import ByteReceiveStream, Process
 
 from eventml.deploy.workers.logs import read_lines
 from eventml.deploy.workers.reports import WorkerReport, WorkerSpec, WorkerStatus, resident_memory
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from anyio.abc import ByteReceiveStream, Process
 
 ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 """Environment variables that limit numeric libraries to one thread; the user's own values win."""
@@ -31,10 +28,11 @@ _PIPE_GRACE: Final = 3.0  # seconds for the pipes to end after the process
 class WorkerHandle:
     """Handle on one worker process."""
 
-    def __init__(self, process: Process, name: str) -> None:
+    def __init__(self, process: Process, spec: WorkerSpec) -> None:
         self._process = process
         self.pid = process.pid
-        self.name = name
+        self.name = spec.name
+        self.member = spec.member
         self.started = time.monotonic()
         self.settled = anyio.Event()  # the worker has reported that it is ready, or has ended
         self.ended = anyio.Event()  # the process has ended, and its output has been read
@@ -162,7 +160,7 @@ async def start_worker(spec: WorkerSpec) -> AsyncIterator[WorkerHandle]:
         start_new_session=True,
         pass_fds=() if spec.listener is None else (spec.listener,),
     )
-    handle = WorkerHandle(process, spec.name)
+    handle = WorkerHandle(process, spec)
     try:
         assert process.stdin is not None  # noqa: S101 - for the type checker: a pipe was requested
         with suppress(anyio.BrokenResourceError):

@@ -14,12 +14,14 @@ import pkgutil
 import signal
 import sys
 import threading
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 import msgspec
 
+from eventml.backends.base import NamesMembers
 from eventml.bus import Bus, import_bus, run_until_signal, stop_when_idle
 from eventml.deploy.workers.logs import make_errors_printable, start_service_logging
 from eventml.deploy.workers.readiness import LagMonitor
@@ -37,9 +39,6 @@ from eventml.deploy.workers.reports import (
 from eventml.deploy.workers.restarts import failure_cause
 from eventml.errors import CircuitBreakerError, EventMLError, UnavailableError
 from eventml.runtime import BrokerRetry, OutageLog, Stats, Worker, leaves, task_group
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 log = logging.getLogger("eventml")
 
@@ -180,8 +179,11 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def _stream_worker(bus: Bus, spec: WorkerSpec) -> AsyncIterator[Worker]:
-    async with bus.open(), bus.worker(spec.handlers) as worker:
-        yield worker
+    async with bus.open():
+        if isinstance(bus.backend, NamesMembers):
+            bus.backend.name_members(spec.member)
+        async with bus.worker(spec.handlers) as worker:
+            yield worker
 
 
 def main() -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import TYPE_CHECKING
+from unittest import SkipTest
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from eventml.backends.base import NamesMembers
+from eventml.records import Delivery
 from eventml.testing.contract.case import case, expect_each_once, expect_equal, expect_in_order, ids
 from eventml.testing.contract.loops import MemberLoops
-
-if TYPE_CHECKING:
-    from eventml.records import Delivery
-    from eventml.testing.contract.trial import Member, Trial
+from eventml.testing.contract.trial import Member, Trial
 
 
 @case()
@@ -81,6 +80,24 @@ async def deliveries_of_a_killed_member_go_to_others(trial: Trial) -> None:
     await successor.finish(await successor.take_all(left))
     if trial.backend.capabilities.atomic_completion:  # elsewhere the last finished may be redelivered
         await successor.expect_lag("once all is finished", 0)
+
+
+@case()
+async def a_member_takes_the_place_of_a_killed_one_of_its_name(trial: Trial) -> None:
+    """It gets what the killed one had in flight, and what is published later."""
+    kill = trial.given("kill")
+    if not isinstance(trial.backend, NamesMembers):
+        raise SkipTest("the backend names no members")
+    member = await trial.join(named="one")
+    records = await trial.published(20, keys=20)
+    taken = await member.take(20)
+    await member.finish(taken[:5])
+    await member.die(kill)
+    successor = await trial.join(named="one")
+    left = {record.id for record in records}.difference(ids(taken[:5]))
+    await successor.finish(await successor.take_all(left))
+    later = await trial.published(20, keys=20)
+    await successor.finish(await successor.take_all(record.id for record in later))
 
 
 @case(redelivery="lease")

@@ -138,7 +138,8 @@ def fit(measured: Measured) -> Fit:
     plain, in_cluster = (
         {case.forest: _costs(measured, case, cluster=cluster) for case in MODELS} for cluster in (False, True)
     )
-    others = max(statistics.median(measured.median(case, "others") for case in FITTED), 0.0)
+    looks = statistics.median(measured.median(case, "others") for case in FITTED)
+    others = min(max(looks, 0.0), 1.0)  # what measures is one thread
     found = Fit(measured.cores, plain, in_cluster, others)
     wanted = sum(median(dict(measured.crowded)[c], "cpu") / measured.median(c, "cpu") - 1 for c in MODELS)
     for _ in range(STEPS):

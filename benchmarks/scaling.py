@@ -45,7 +45,6 @@ ROOT = Path(__file__).parents[1]
 SOURCE, TARGET, GROUP = "scaling.rides", "scaling.minutes", "scaling.minutes"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 LOOK = 0.005  # seconds
-MOMENT, IDLE = 0.4, 0.2  # seconds, cores
 
 
 def train(path: Path) -> None:
@@ -75,16 +74,6 @@ def busy() -> float:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
-def wait_until_idle(patience: float) -> None:
-    """Wait until nothing keeps the cores busy for a moment, or so many seconds have passed."""
-    give_up = time.monotonic() + patience
-    while time.monotonic() < give_up:
-        before = busy()
-        time.sleep(MOMENT)
-        if busy() - before < IDLE * MOMENT:
-            return
-
-
 def rate(client: redis.Redis, events: int, cores: list[float]) -> float:
     """Return events a second between the first and last tenth of the predictions, and the busy cores."""
     marks: list[tuple[float, int, float]] = []
@@ -103,12 +92,11 @@ def rate(client: redis.Redis, events: int, cores: list[float]) -> float:
 
 @contextmanager
 def processes(
-    commands: Sequence[tuple[Sequence[str], Mapping[str, str]]], workers: int, patience: float = 0
+    commands: Sequence[tuple[Sequence[str], Mapping[str, str]]], workers: int
 ) -> Iterator[tuple[list[int], float]]:
     """Start the workers by commands, each with its variables; inside the context all of them have just begun.
 
-    They begin when nothing else runs on the machine, or after so many seconds. Gives their process ids, and
-    how many seconds the last one took to have its first batch.
+    Gives their process ids, and how many seconds the last one took to have its first batch.
     """
     gate = Path(tempfile.mkdtemp(prefix="scaling-"))
     begun = time.monotonic()
@@ -126,7 +114,6 @@ def processes(
             assert time.monotonic() < begun + 60, "the workers do not come up"
             time.sleep(LOOK)
         took = time.monotonic() - begun
-        wait_until_idle(patience)
         (gate / "go").touch()
         yield [int(path.name.removeprefix("up-")) for path in up], took
     finally:

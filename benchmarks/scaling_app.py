@@ -49,13 +49,18 @@ def features(rides: list[RideStarted]) -> Any:
     )
 
 
+def durations(rides: list[RideStarted], model: Any) -> list[DurationPredicted]:
+    """Predict with a forest."""
+    predicted = model.predict(features(rides)).tolist()
+    return [DurationPredicted(ride.ride_id, value) for ride, value in zip(rides, predicted, strict=True)]
+
+
 if MODEL:
 
     @bus.predictor(f"{NAME}.rides", to=f"{NAME}.minutes", model=Artefact(Path(MODEL)), max_batch=BATCH)
     def minutes(rides: list[RideStarted], model: Any) -> list[DurationPredicted]:
         wait_for_the_others()
-        predicted = model.predict(features(rides)).tolist()
-        return [DurationPredicted(ride.ride_id, value) for ride, value in zip(rides, predicted, strict=True)]
+        return durations(rides, model)
 
 else:
 

@@ -10,20 +10,16 @@ more, and removes pods down to the largest wish of the last 300 s.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
-import simpy
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    Steps = Generator[simpy.Event, object, None]
+import numpy as np
 
 STEP: Final = 0.5  # seconds between two looks at the flow of events
 SYNC: Final = 15.0  # --horizontal-pod-autoscaler-sync-period, and the resolution of the metrics server
 AFTER: Final = 1.0  # metrics are taken so long after the HPA has looked: they are old when it looks again
 TOLERANCE: Final = 0.1
+DOWN_WINDOW: Final = 300.0
 DONE: Final = 1.0  # seconds of delay below which a stream has caught up
 
 
@@ -36,18 +32,21 @@ class Burst(msgspec.Struct, frozen=True):
     length: float = 600.0
     end: float = 4_200.0
 
+    @property
+    def _corners(self) -> tuple[list[float], list[float]]:
+        """Moments, and how many events there were until then."""
+        times = [0.0, self.start, self.start + self.length, self.end]
+        rates = [self.quiet, self.quiet * self.times, self.quiet]
+        return times, [0.0, *np.cumsum(np.multiply(rates, np.diff(times))).tolist()]
+
     def published(self, now: float) -> float:
         """Events until a moment."""
-        return self.quiet * (now + (self.times - 1) * min(max(now - self.start, 0.0), self.length))
+        return float(np.interp(now, *self._corners))
 
     def published_at(self, events: float) -> float:
         """The moment when so many events had come."""
-        before, until = self.quiet * self.start, self.published(self.start + self.length)
-        if events <= before:
-            return events / self.quiet
-        if events <= until:
-            return self.start + (events - before) / (self.quiet * self.times)
-        return self.start + self.length + (events - until) / self.quiet
+        times, until = self._corners
+        return float(np.interp(events, until, times))
 
 
 class Pod(msgspec.Struct, frozen=True):
@@ -58,10 +57,10 @@ class Pod(msgspec.Struct, frozen=True):
 
 
 class Scaler(msgspec.Struct, frozen=True):
-    """What an autoscaler is set to.
+    """What an autoscaler is set to; None leaves a trigger out.
 
     Attributes:
-        lag: Unfinished events for each pod; None without this trigger.
+        lag: Unfinished events for each pod.
         cpu: Part of its cores that a pod should use.
         demand: Events a second for each pod: those handled in the last minute, and those that would clear the
             lag in another one.
@@ -74,7 +73,6 @@ class Scaler(msgspec.Struct, frozen=True):
     scrape: float = 30.0
     least: int = 2
     most: int = 8
-    down_window: float = 300.0
 
 
 def wishes(scaler: Scaler, lag: float, recent: float, use: float, ready: int, pods: int) -> list[int]:
@@ -98,8 +96,8 @@ def allowed(scaler: Scaler, pods: int, wish: int, before: int) -> int:
     return max(scaler.least, min(wish, scaler.most, max(before + 4, 2 * before, pods)))
 
 
-class Episode:
-    """A burst under an autoscaler, simulated to its end.
+class Episode(msgspec.Struct):
+    """A burst under an autoscaler.
 
     Attributes:
         trace: Time, lag, delay of the oldest event, and ready pods, step by step.
@@ -107,16 +105,10 @@ class Episode:
         handled: Events.
     """
 
-    def __init__(self, scaler: Scaler, burst: Burst, pod: Pod) -> None:
-        self._env, self._scaler, self.burst, self._pod = simpy.Environment(), scaler, burst, pod
-        self._ready_at = [0.0] * scaler.least
-        self._possible = self._use = self.handled = 0.0
-        self._scraped = [(0.0, 0.0, 0.0)]  # time, lag, handled
-        self.pods = [(0.0, scaler.least)]
-        self.trace: list[tuple[float, float, float, int]] = []
-        for process in (self._flow, self._metrics_server, self._prometheus, self._autoscaler):
-            self._env.process(process())
-        self._env.run(burst.end)
+    burst: Burst
+    trace: list[tuple[float, float, float, int]]
+    pods: list[tuple[float, int]]
+    handled: float = 0.0
 
     @property
     def delay(self) -> float:
@@ -129,61 +121,36 @@ class Episode:
         begun = self.burst.start
         return max((at - begun for at, _, delay, _ in self.trace if at > begun and delay > DONE), default=0.0)
 
-    @property
-    def late(self) -> float:
-        """Seconds in which the delay was more than 30 s."""
-        return sum(STEP for _, _, delay, _ in self.trace if delay > 30)
 
-    @property
-    def pod_hours(self) -> float:
-        """Of the pods beyond those that are always there."""
-        ends = [*(at for at, _ in self.pods[1:]), self.burst.end]
-        least = self._scaler.least
-        return sum((e - at) * (n - least) for (at, n), e in zip(self.pods, ends, strict=True)) / 3_600
-
-    def _ready(self) -> int:
-        return sum(at <= self._env.now for at in self._ready_at)
-
-    def _flow(self) -> Steps:
-        while True:
-            yield self._env.timeout(STEP)
-            now, possible = self._env.now, self._ready() * self._pod.rate * STEP
-            self.handled = min(self.burst.published(now), self.handled + possible)
-            self._possible += possible
-            lag, oldest = self.burst.published(now) - self.handled, self.burst.published_at(self.handled)
-            self.trace.append((now, lag, max(now - oldest, 0.0), self._ready()))
-
-    def _metrics_server(self) -> Steps:
-        yield self._env.timeout(AFTER)
-        while True:
-            handled, possible = self.handled, self._possible
-            yield self._env.timeout(SYNC)
-            self._use = (self.handled - handled) / (self._possible - possible)
-
-    def _prometheus(self) -> Steps:
-        yield self._env.timeout(AFTER)
-        while True:
-            lag = self.burst.published(self._env.now) - self.handled
-            self._scraped.append((self._env.now, lag, self.handled))
-            yield self._env.timeout(self._scaler.scrape)
-
-    def _autoscaler(self) -> Steps:
-        wished: list[tuple[float, int]] = []
-        while True:
-            yield self._env.timeout(SYNC)
-            now, pods = self._env.now, len(self._ready_at)
-            wish = max(wishes(self._scaler, *self._seen(), self._use, self._ready(), pods))
-            wished = [(at, n) for at, n in wished if now - at <= self._scaler.down_window] + [(now, wish)]
+def follow(scaler: Scaler, burst: Burst, pod: Pod) -> Episode:
+    """Simulate a burst to its end, step by step."""
+    found = Episode(burst, [], [(0.0, scaler.least)])
+    ready_at, wished = [0.0] * scaler.least, list[tuple[float, int]]()
+    possible = use = 0.0
+    scraped, metered = [(0.0, 0.0, 0.0)], (0.0, 0.0)
+    for step in range(1, int(burst.end / STEP) + 1):
+        now = step * STEP
+        if now % SYNC == 0:
+            pods, ready = len(ready_at), sum(at <= now for at in ready_at)
+            ended, lag, last = scraped[-1]
+            begun, _, first = next(scrape for scrape in scraped if scrape[0] >= ended - 60)
+            recent = (last - first) / (ended - begun) if ended > begun else 0.0
+            wish = max(wishes(scaler, lag, recent, use, ready, pods))
+            wished = [(at, n) for at, n in wished if now - at <= DOWN_WINDOW] + [(now, wish)]
             wish = max(wish, min(pods, max(number for _, number in wished)))
-            before = next(number for at, number in reversed(self.pods) if at <= now - SYNC)
-            number = allowed(self._scaler, pods, wish, before)
-            if number != pods:
-                self.pods.append((now, number))
-                new = [now + self._pod.start] * (number - pods)
-                self._ready_at = sorted(self._ready_at)[:number] + new
-
-    def _seen(self) -> tuple[float, float]:
-        """The lag, and the events a second of the last minute, as Prometheus knows them."""
-        ended, lag, last = self._scraped[-1]
-        begun, _, first = next(scrape for scrape in self._scraped if scrape[0] >= ended - 60)
-        return lag, (last - first) / (ended - begun) if ended > begun else 0.0
+            before = next(number for at, number in reversed(found.pods) if at <= now - SYNC)
+            if (number := allowed(scaler, pods, wish, before)) != pods:
+                found.pods.append((now, number))
+                ready_at = sorted(ready_at)[:number] + [now + pod.start] * (number - pods)
+        ready = sum(at <= now for at in ready_at)
+        possible += ready * pod.rate * STEP
+        found.handled = min(burst.published(now), found.handled + ready * pod.rate * STEP)
+        lag, oldest = burst.published(now) - found.handled, burst.published_at(found.handled)
+        found.trace.append((now, lag, max(now - oldest, 0.0), ready))
+        if now % scaler.scrape == AFTER:
+            scraped.append((now, lag, found.handled))
+        if now % SYNC == AFTER:
+            if metered[1]:
+                use = (found.handled - metered[0]) / (possible - metered[1])
+            metered = found.handled, possible
+    return found

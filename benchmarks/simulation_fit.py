@@ -1,12 +1,15 @@
-"""Fits the simulation to one worker and one server as measured, and predicts the other cases."""
+"""Fits the simulation to one worker and one server as measured, and predicts the other cases.
+
+No figure of a predicted case is used. One worker's CPU seconds are taken as measured in batches of 64 and of
+1,024, and the handler's as measured alone. Two constants are fitted: the time that is lost, for each model,
+to the rates of these batches; and what a switch costs, to a worker's CPU seconds beside busy processes.
+"""
 
 from __future__ import annotations
 
-import math
 import os
 import statistics
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,172 +18,172 @@ import msgspec
 from benchmarks.measuring import interleave, machine
 from benchmarks.scaling import train
 from benchmarks.simulation_kafka import KafkaSample, measure_kafka
-from benchmarks.simulation_measuring import Case, Sample, crowd, measure, servers
+from benchmarks.simulation_measuring import LOOK, SIZES, Case, Sample, crowd, measure, measure_call
 from benchmarks.simulation_plan import Unit
-from benchmarks.simulation_stream import Cost, Costs, simulate
+from benchmarks.simulation_stream import TICK, Cost, Costs, Outcome, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SMALL_BATCH: Final = 64
-HARDLY: Final = 0.33
+BATCHES: Final = [64, 1024]
+QUIET: Final = 0.33
 """Cores that other processes may keep busy: what measures needs some, too."""
-MUCH: Final = 0.8
-"""Cores with which they make the machine crowded."""
-FITTED: Final = [Case(forest, batch=size) for forest in (True, False) for size in (1024, SMALL_BATCH)]
+STEPS: Final = 8
+FITTED: Final = [Case(forest, batch=size) for forest in (True, False) for size in reversed(BATCHES)]
+MODELS: Final = [Case(forest=True), Case(forest=False)]
 PREDICTED: Final = [
     Case(forest, workers, nodes, size)
     for forest in (True, False)
     for workers, nodes, size in ((1, 1, 256), (2, 1, 1024), (3, 1, 1024), (3, 3, 1024))
 ]
 
-CPU: Final = ("loop", "call", "server")
-
 
 class Measured(msgspec.Struct):
-    """All that was measured, and where."""
+    """All that was measured, and where.
+
+    Attributes:
+        redis: The runs of each case; of one worker also beside a crowd, and with the node of a cluster.
+        calls: CPU seconds of the forest's handler alone, and of the other, for batches of each of `SIZES`.
+    """
 
     machine: str
     cores: int
     redis: list[tuple[Case, list[Sample]]]
+    crowded: list[tuple[Case, list[Sample]]]
+    node: list[tuple[Case, list[Sample]]]
+    calls: tuple[list[float], list[float]]
     kafka: list[KafkaSample]
 
-    def idle(self, case: Case) -> list[Sample]:
-        """The runs that no other process disturbed much, or `alike` without any."""
-        return [sample for sample in dict(self.redis)[case] if _hardly(sample)] or self.alike(case)
-
-    def alike(self, case: Case) -> list[Sample]:
-        """Runs that can be compared with those of other cases: undisturbed ones, if each case has some.
-
-        Otherwise disturbed ones, and of these the half with the least disturbance: an event costs more CPU
-        time while other processes use the cores, too.
-        """
-        undisturbed = all(any(map(_hardly, found)) for _, found in self.redis)
-        every = sorted(dict(self.redis)[case], key=lambda sample: sample.others)
-        found = [sample for sample in every if _hardly(sample) == undisturbed] or every
-        return found if undisturbed else found[: (len(found) + 1) // 2]
-
     def median(self, case: Case, figure: str) -> float:
-        return median(self.alike(case), figure)
+        return median(dict(self.redis)[case], figure)
 
-    def left(self, case: Case) -> float:
-        """Cores that other processes had left."""
-        return self.cores - max(self.median(case, "others"), 0.0)
-
-    def crowded(self, case: Case) -> float:
-        """Part of the CPU time that is lost if other processes crowd the cores; 0 if not measured."""
-        undisturbed, much = ([s for s in dict(self.redis)[case] if test(s)] for test in (_hardly, _much))
-        if not (undisturbed and much):
-            return 0.0
-        alone, crowded = (sum(median(found, name) for name in CPU) for found in (undisturbed, much))
-        return max(1 - alone / crowded, 0.0)
+    def rates(self, case: Case) -> list[float]:
+        return [sample.rate for sample in dict(self.redis)[case]]
 
     def start(self) -> float:
-        """Seconds that a worker with the forest takes to start, on an idle machine."""
+        """Seconds that a worker with the forest takes to start."""
         return min(sample.start for sample in dict(self.redis)[Case(forest=True)])
-
-
-def _hardly(sample: Sample) -> bool:
-    return sample.others < HARDLY
-
-
-def _much(sample: Sample) -> bool:
-    return sample.others > MUCH
 
 
 def median(samples: Sequence[Sample | KafkaSample], figure: str) -> float:
     return statistics.median(float(getattr(sample, figure)) for sample in samples)
 
 
-def take(events: int, rounds: int, patience: float) -> Measured:
-    """Measure all cases in turn, each when nothing else runs, or after so many seconds."""
+def take(events: int, rounds: int, tries: int) -> Measured:
+    """Measure all cases in turn; a run that other processes have disturbed is repeated."""
     samples: dict[Case, list[Sample]] = {case: [] for case in (*FITTED, *PREDICTED)}
-    cores = len(os.sched_getaffinity(0))
-
-    def one(case: Case, model: Path, *, patience: float = patience) -> float:
-        per_worker = events if case.forest else 2 * events
-        with servers(case.nodes) as started:
-            samples[case].append(measure(case, started, model, per_worker, patience))
-        return samples[case][-1].rate
 
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "forest.skops"
         train(model)
-        interleave({str(case): partial(one, case, model) for case in samples}, rounds)
-        with crowd(cores):
-            for _ in range(max(rounds, 1)):
-                for forest in (True, False):
-                    one(Case(forest), model, patience=0)
+
+        def one(case: Case, tries: int = 1, *, cluster: bool = False) -> Sample:
+            found = list[Sample]()
+            while len(found) < tries and (not found or found[-1].others > QUIET):
+                found.append(measure(case, model, events if case.forest else 2 * events, cluster=cluster))
+            return min(found, key=lambda sample: sample.others)
+
+        def keep(case: Case) -> float:
+            samples[case].append(one(case, tries))
+            return samples[case][-1].rate
+
+        interleave({str(case): lambda case=case: keep(case) for case in samples}, rounds)  # type: ignore[misc]
+        calls = measure_call(model, min(rounds, 1) / 2), measure_call(None, min(rounds, 1) / 2)
+        node = [(c, [one(c, tries, cluster=True) for _ in range(max(rounds, 1))]) for c in MODELS]
+        with crowd():
+            beside = [(c, [one(c) for _ in range(max(rounds, 1))]) for c in MODELS]
     return Measured(
         machine("eventml", "redis", "scikit-learn"),
-        cores,
+        len(os.sched_getaffinity(0)),
         [(case, found[1:] or found) for case, found in samples.items()],
+        beside,
+        node,
+        calls,
         list(measure_kafka(3 * events, rounds))[-max(rounds, 1) :],
     )
 
 
-def line(small: tuple[float, float], large: tuple[float, float]) -> Cost:
-    """The cost of a batch and of an event, from two batches: their events, and seconds for each of these."""
-    (few, slow), (many, fast) = small, large
-    batch = max((slow - fast) / (1 / few - 1 / many), 0.0)
-    return Cost(batch, fast - batch / many)
+class Fit(msgspec.Struct):
+    """The costs with and without the forest, those with nodes of a cluster, and what all share."""
+
+    cores: int
+    costs: dict[bool, Costs]
+    in_cluster: dict[bool, Costs]
+    others: float
+    switch: float = 3e-4  # to begin with
+
+    def simulate(self, case: Case, *, crowd: int = 0) -> Outcome:
+        costs = (self.in_cluster if case.nodes > 1 else self.costs)[case.forest]
+        sizes = case.workers, case.nodes, case.batch
+        others = [(LOOK * self.others, LOOK * (1 - self.others)), *[(TICK, 0.0)] * crowd]
+        return simulate(costs, *sizes, cores=self.cores, switch=self.switch, others=others)
 
 
-def fit(measured: Measured, *, forest: bool) -> Costs:
-    """Costs from one worker with small and with large batches; `held` and `lost` make its rates right."""
-    small, large = Case(forest, batch=SMALL_BATCH), Case(forest)
+def _costs(measured: Measured, case: Case, *, cluster: bool) -> Costs:
+    """Costs of one worker, of batches as they were measured; on a cluster's node in proportion."""
+    node = dict(measured.node)[case]
 
-    def cost(figure: str, part: float = 1.0) -> Cost:
-        points = [(c.batch, measured.median(c, figure) * part) for c in (small, large)]
-        return line(points[0], points[1])
+    def of(figure: str) -> Cost:
+        times = median(node, figure) / measured.median(case, figure) if cluster else 1.0
+        rows = [measured.median(msgspec.structs.replace(case, batch=n), figure) * n * times for n in BATCHES]
+        return Cost(BATCHES, rows)
 
-    read = measured.median(large, "read")
-    loop = cost("loop", 0.5)
-    costs = Costs(cost("server", read), cost("server", 1 - read), loop, loop, cost("call"), 0.0)
-    costs = msgspec.structs.replace(costs, crowded=measured.crowded(large))
-    # The handler holds the GIL for a part of its time, and if that is not enough, it waits with the GIL.
-    tried = [
-        msgspec.structs.replace(costs, held=min(n / 10, 1.0), lost=max(n - 10, 0) * 2e-7) for n in range(26)
-    ]
-    return min(
-        tried, key=lambda costs: sum(abs(math.log(_ratio(measured, costs, c))) for c in (small, large))
+    call, lost = Cost(SIZES, measured.calls[not case.forest]), Cost(BATCHES, [0.0 for _ in BATCHES])
+    read, reply = (measured.median(case, figure) for figure in ("read", "sent"))
+    return Costs(of("server"), of("loop"), call, lost, read, reply)
+
+
+def fit(measured: Measured) -> Fit:
+    """Find `lost` by the rates, and `switch` by the CPU seconds that an event needs more in a crowd."""
+    plain, in_cluster = (
+        {case.forest: _costs(measured, case, cluster=cluster) for case in MODELS} for cluster in (False, True)
     )
-
-
-def _ratio(measured: Measured, costs: Costs, case: Case) -> float:
-    """The simulated rate in times of the measured one."""
-    cores, events = measured.left(case), 60 * case.batch
-    simulated = simulate(
-        costs, workers=case.workers, servers=case.nodes, cores=cores, events=events, most=case.batch
-    )
-    return simulated.rate / measured.median(case, "rate")
+    looks = statistics.median(measured.median(case, "others") for case in FITTED)
+    others = min(max(looks, 0.0), 1.0)  # what measures is one thread
+    found = Fit(measured.cores, plain, in_cluster, others)
+    wanted = sum(median(dict(measured.crowded)[c], "cpu") / measured.median(c, "cpu") - 1 for c in MODELS)
+    for _ in range(STEPS):
+        for case in FITTED:
+            lost, at = plain[case.forest].lost.seconds, BATCHES.index(case.batch)
+            more = 1 / measured.median(case, "rate") - 1 / found.simulate(case).rate
+            lost[at] = max(lost[at] + more * case.batch, 0.0)
+        got = sum(found.simulate(c, crowd=found.cores).cpu / found.simulate(c).cpu - 1 for c in MODELS)
+        found.switch *= min(max(wanted / max(got, 1e-3), 0.5), 2.0)
+    for forest, costs in in_cluster.items():
+        costs.lost.seconds[:] = plain[forest].lost.seconds
+    return found
 
 
 def predict(measured: Measured) -> dict[Case, float]:
     """Events a second of each case, simulated."""
-    costs = {forest: fit(measured, forest=forest) for forest in (True, False)}
-    return {
-        case: _ratio(measured, costs[case.forest], case) * measured.median(case, "rate")
-        for case in (*FITTED, *PREDICTED)
-    }
+    fitted = fit(measured)
+    return {case: fitted.simulate(case).rate for case in (*FITTED, *PREDICTED)}
 
 
 def units(measured: Measured) -> tuple[Unit, Unit]:
-    """Costs of an event with the forest, on Redis and on Kafka, where a worker needs more without a model."""
-    forest, nothing = measured.idle(Case(forest=True)), measured.idle(Case(forest=False))
+    """Costs of an event with the forest: on a node of a cluster, and on Kafka.
+
+    On Kafka a worker was measured without a model: it needs so much more, or less, than on Redis.
+    """
+    case, _ = MODELS
+    forest = {name: median(dict(measured.node)[case], name) for name in Sample.__struct_fields__}
+    kafka = {name: median(measured.kafka, name) for name in KafkaSample.__struct_fields__}
+    plain, without = (measured.median(c, "loop") + measured.median(c, "call") for c in MODELS)
     on_redis = Unit(
-        worker=median(forest, "loop") + median(forest, "call"),
-        worker_rate=median(forest, "rate"),
-        broker=median(forest, "server") + median(forest, "publish"),
-        traffic=median(forest, "received") + median(forest, "sent"),
-        stored=median(forest, "memory"),
+        worker=forest["loop"] + forest["call"],
+        worker_rate=forest["rate"],
+        broker=forest["server"] + forest["publish"],
+        traffic=forest["received"] + forest["sent"],
+        stored=forest["memory"],
+        copied=forest["log"],
     )
-    more = max(median(measured.kafka, "worker") - median(nothing, "loop") - median(nothing, "call"), 0.0)
+    more = kafka["worker"] - without
     on_kafka = Unit(
-        worker=on_redis.worker + more,
-        worker_rate=1 / (1 / on_redis.worker_rate + more),
-        broker=median(measured.kafka, "broker"),
-        traffic=median(measured.kafka, "traffic"),
-        stored=median(measured.kafka, "stored"),
+        worker=plain + more,
+        worker_rate=1 / (1 / measured.median(case, "rate") + more),
+        broker=kafka["broker"],
+        traffic=kafka["traffic"],
+        stored=kafka["stored"],
+        copied=kafka["stored"],
     )
     return on_redis, on_kafka

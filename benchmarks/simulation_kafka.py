@@ -1,4 +1,4 @@
-"""What a Kafka broker and a worker need for an event, measured on this machine; one node, one copy."""
+"""What a Kafka broker and a worker without a model need for an event, on this machine; one node, one copy."""
 
 from __future__ import annotations
 
@@ -18,18 +18,14 @@ from eventml.backends.base import NewTopic
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PARTITIONS = 4
-
 
 class KafkaSample(msgspec.Struct, frozen=True):
-    """One run of a worker without a model. CPU seconds, and bytes, are those of an event.
+    """One run; CPU seconds and bytes are those of an event.
 
     Attributes:
-        rate: Events a second.
-        worker: CPU seconds of the worker's process.
-        broker: CPU seconds of the broker, to store the event, to return it and to store the prediction.
-        stored: Bytes of the log, for the event and the prediction.
-        traffic: Bytes to and from the broker: both, and the event once more when it is read.
+        worker: CPU seconds of the worker's process; `broker` those to store and return the event, and to
+            store the prediction.
+        stored: Bytes of the log, for both; `traffic` to and from the broker, so with the event once more.
     """
 
     rate: float
@@ -52,11 +48,9 @@ def measure_kafka(events: int, rounds: int) -> Iterator[KafkaSample]:
             return sum(path.stat().st_size for path in cluster.directory.rglob(f"{topic}-*/*.log"))
 
         ways.fill(cluster.bootstrap, rides(events))
-        before = cpu()
+        before, total = cpu(), 2 * events
         ways.fill(cluster.bootstrap, rides(events))
-        publish = (cpu() - before) / events
-        total = 2 * events
-        event = stored(ways.SOURCE) / total
+        publish, event = (cpu() - before) / events, stored(ways.SOURCE) / total
         for _ in range(rounds + 1):
             before, results, process = cpu(), stored(ways.TARGET), time.process_time()
             rate = ways.with_eventml(cluster.bootstrap, total, no_op)
@@ -72,6 +66,4 @@ def measure_kafka(events: int, rounds: int) -> Iterator[KafkaSample]:
 
 async def _create_topics(url: str) -> None:
     async with backend.open(url, backend.Settings()) as broker:
-        await broker.create_topics(
-            [NewTopic(name=name, partitions=PARTITIONS) for name in (ways.SOURCE, ways.TARGET)]
-        )
+        await broker.create_topics([NewTopic(name=n, partitions=4) for n in (ways.SOURCE, ways.TARGET)])

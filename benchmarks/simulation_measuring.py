@@ -7,6 +7,7 @@ handler. All figures count between the first and the last tenth of the predictio
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -17,23 +18,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import redis
+import skops.io
 from redis.crc import key_slot
 
 from backends.process import free_ports, is_free
 from backends.redis.server import RedisServer
-from benchmarks.measuring import rides
+from benchmarks.measuring import no_op, rides
 from benchmarks.scaling import busy, processes
+from benchmarks.scaling_app import durations
 from eventml.backends import redis as backend
 from eventml.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
 LOOK: Final = 0.02  # seconds
 SLOTS: Final = 16_384
 CLUSTER_BUS: Final = 10_000  # nodes talk to each other on the port that is so much higher
 FIRST_EPHEMERAL: Final = 32_768
+SETTINGS: Final = {"auto-aof-rewrite-percentage": "0"}
+"""A backlog makes Redis rewrite its file, again and again, in a process that takes a core from the others."""
 COMMAND: Final = ("eventml", "run", "benchmarks.scaling_app:bus", "--operations", "off", "--workers")
+SIZES: Final = [1, 64, 128, 256, 512, 1024]
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -52,17 +58,17 @@ class Case(msgspec.Struct, frozen=True):
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One run. CPU seconds are those of an event.
+    """One run. CPU seconds and bytes are those of an event.
 
     Attributes:
         rate: Events a second.
         loop: CPU seconds of all event loops, `call` of all handlers, `server` of all servers.
         publish: CPU seconds of the servers when the event was published.
         read: The part of the server's time that is reading.
-        cores: Busy cores of the machine, and `others` those that neither workers nor servers kept busy.
+        others: Busy cores of the machine that neither workers nor servers kept busy.
         start: Seconds from the start of the command to the handler's first batch.
         received, sent: Bytes that the servers received and sent, from publishing to completion.
-        memory: Bytes of the servers for an event and its prediction.
+        memory: Bytes of the servers for an event and its prediction; `log` in their append-only files.
     """
 
     rate: float
@@ -71,51 +77,45 @@ class Sample(msgspec.Struct, frozen=True):
     server: float
     publish: float
     read: float
-    cores: float
     others: float
     start: float
     received: float
     sent: float
     memory: float
+    log: float
+
+    @property
+    def cpu(self) -> float:
+        return self.loop + self.call + self.server
 
 
-class _Mark(msgspec.Struct, frozen=True):
-    at: float
-    done: int
-    loop: float
-    call: float
-    server: float
-    cores: float
+def thread_seconds(*pids: int) -> dict[int, float]:
+    """CPU seconds of each thread of processes."""
+    tasks = (task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir())
+    return {int(task.name): int((task / "schedstat").read_text().split()[0]) / 1e9 for task in tasks}
 
 
-def thread_seconds(pid: int) -> dict[int, float]:
-    """CPU seconds of each thread of a process."""
-    found = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found[int(task.name)] = int((task / "schedstat").read_text().split()[0]) / 1e9
-    return found
-
-
-def _mark(
-    clients: Sequence[redis.Redis], names: Sequence[str], workers: list[int], servers: list[int]
-) -> _Mark:
-    done = sum(client.xlen(f"{name}.minutes") for client, name in zip(clients, names, strict=True))
-    threads = {pid: thread_seconds(pid) for pid in workers}
-    loop = sum(times[pid] for pid, times in threads.items())
-    return _Mark(
-        at=time.perf_counter(),
-        done=done,
-        loop=loop,
-        call=sum(sum(times.values()) for times in threads.values()) - loop,
-        server=sum(sum(thread_seconds(pid).values()) for pid in servers),
-        cores=busy(),
-    )
+CROWD: Final = """
+from collections import deque
+import msgspec
+from benchmarks.measuring import RideStarted, rides
+decode, held = msgspec.json.Decoder(RideStarted).decode, deque(maxlen=4)
+values = list(map(msgspec.json.encode, rides(1_024)))
+while True:
+    held.append(list(map(decode, values)))
+    list(map(msgspec.json.encode, held[0]))
+"""
 
 
 @contextmanager
-def crowd(cores: int) -> Iterator[None]:
-    """Keep so many cores busy with something else."""
-    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
+def crowd() -> Iterator[None]:
+    """Keep all cores busy with processes that fill their caches as a worker does: with batches of events.
+
+    Each has a session of its own, as workers and servers have: Linux shares cores evenly among sessions.
+    """
+    command = [sys.executable, "-c", CROWD]
+    cores = os.sched_getaffinity(0)
+    started = [subprocess.Popen(command, start_new_session=True) for _ in cores]  # noqa: S603 - our interpreter
     try:
         yield
     finally:
@@ -125,21 +125,18 @@ def crowd(cores: int) -> Iterator[None]:
 
 
 @contextmanager
-def servers(nodes: int) -> Iterator[list[RedisServer]]:
+def servers(nodes: int, *, cluster: bool) -> Iterator[list[RedisServer]]:
     """Start a server, or a cluster of masters that share the slots."""
-    if nodes == 1:
-        with RedisServer() as server:
+    if not cluster:
+        with RedisServer(settings=SETTINGS) as server:
             yield [server]
         return
-    ports = (
-        port for port in free_ports() if port < FIRST_EPHEMERAL - CLUSTER_BUS and is_free(port + CLUSTER_BUS)
-    )
+    ports = (p for p in free_ports() if p < FIRST_EPHEMERAL - CLUSTER_BUS and is_free(p + CLUSTER_BUS))
+    settings = {**SETTINGS, "cluster-enabled": "yes", "cluster-config-file": "nodes.conf"}
     with ExitStack() as stack:
-        settings = {"cluster-enabled": "yes", "cluster-config-file": "nodes.conf"}
-        started = [
-            stack.enter_context(RedisServer(port=next(ports), settings=settings)) for _ in range(nodes)
-        ]
-        clients = [stack.enter_context(redis.Redis(port=server.port)) for server in started]
+        enter = stack.enter_context
+        started = [enter(RedisServer(port=next(ports), settings=settings)) for _ in range(nodes)]
+        clients = [enter(redis.Redis(port=server.port)) for server in started]
         size = -(-SLOTS // nodes)
         for number, client in enumerate(clients):
             client.execute_command("CLUSTER ADDSLOTS", *range(number * size, min((number + 1) * size, SLOTS)))
@@ -156,23 +153,17 @@ def servers(nodes: int) -> Iterator[list[RedisServer]]:
 
 def _names(nodes: int) -> list[str]:
     """Names of topics, the n-th one on the n-th node."""
-    if nodes == 1:
-        return ["scaling"]
-    size = -(-SLOTS // nodes)
-    return [
-        next(n for i in count() if key_slot((n := f"{{rides-{i}}}").encode()) // size == node)
-        for node in range(nodes)
-    ]
+    size, names = -(-SLOTS // nodes), [f"{{rides-{number}}}" for number in range(100)]
+    return [next(n for n in names if key_slot(n.encode()) // size == node) for node in range(nodes)]
 
 
-def _publish(url: str, settings: Any, topics: Sequence[str], events: int) -> None:
+def _publish(url: str, topics: Sequence[str], events: int) -> None:
     """Publish so many events to each topic, in eventml's format."""
 
     async def main() -> None:
-        encode = msgspec.json.Encoder().encode
-        values = [(ride.ride_id, encode(ride)) for ride in rides(1_000)]
+        values = [(ride.ride_id, msgspec.json.encode(ride)) for ride in rides(1_000)]
         headers = {"ce_specversion": "1.0", "ce_source": "benchmark", "content-type": "application/json"}
-        async with backend.open(url, settings) as broker:
+        async with backend.open(url, backend.Settings(cluster="cluster" in url)) as broker:
             for topic in topics:
                 named = {**headers, "ce_type": topic}
                 records = [Record(topic, value, None, name, named) for name, value in values]
@@ -182,29 +173,22 @@ def _publish(url: str, settings: Any, topics: Sequence[str], events: int) -> Non
     asyncio.run(main())
 
 
-def measure(
-    case: Case, started: Sequence[RedisServer], model: Path, per_worker: int, patience: float
-) -> Sample:
-    """Measure a backlog of so many events for each worker, once the machine is idle. Empties the servers."""
-    names, events = _names(case.nodes), per_worker * case.workers
-    pids = [server.process.pid for server in started]
+def measure(case: Case, model: Path, per_worker: int, *, cluster: bool = False) -> Sample:
+    """Measure a backlog of so many events for each worker. Several nodes are always a cluster."""
+    names, events, cluster = _names(case.nodes), per_worker * case.workers, cluster or case.nodes > 1
     with ExitStack() as stack:
+        started = stack.enter_context(servers(case.nodes, cluster=cluster))
         clients = [stack.enter_context(redis.Redis(port=server.port)) for server in started]
-        for client in clients:
-            client.flushall()
-            client.config_resetstat()
-        empty = sum(client.info("memory")["used_memory"] for client in clients)
-        url = started[0].url
-        if case.nodes > 1:
-            url = f"redis://{','.join(f'127.0.0.1:{server.port}' for server in started)}?cluster=true"
-        before = sum(sum(thread_seconds(pid).values()) for pid in pids)
-        _publish(
-            url,
-            backend.Settings(cluster=case.nodes > 1),
-            [f"{name}.rides" for name in names],
-            events // len(names),
-        )
-        publish = sum(sum(thread_seconds(pid).values()) for pid in pids) - before
+        pids = [server.process.pid for server in started]
+
+        def info(section: str, field: str) -> float:
+            return sum(float(client.info(section)[field]) for client in clients)
+
+        empty, before = info("memory", "used_memory"), sum(thread_seconds(*pids).values())
+        url = f"redis://{','.join(f'127.0.0.1:{server.port}' for server in started)}"
+        url += "?cluster=true" if cluster else ""
+        _publish(url, [f"{name}.rides" for name in names], events // len(names))
+        publish = sum(thread_seconds(*pids).values()) - before
         env = {
             "EVENTML_BACKEND": url,
             "SCALING_MODEL": str(model) if case.forest else "",
@@ -212,42 +196,65 @@ def measure(
         }
         command = (*COMMAND, str(case.workers // len(names)))
         commands = [(command, {**env, "SCALING_NAME": name}) for name in names]
-        with processes(commands, case.workers, patience) as (workers, start):
-            marks: list[_Mark] = []
-            deadline = time.monotonic() + 300
-            for part in (0.1, 0.9):
-                while (mark := _mark(clients, names, workers, pids)).done < events * part:
+        with processes(commands, case.workers) as (workers, start):
+
+            def until(done: float) -> dict[str, float]:
+                """Counters, once so many predictions are there."""
+                deadline = time.monotonic() + 300
+                while True:
+                    found = sum(client.xlen(f"{n}.minutes") for client, n in zip(clients, names, strict=True))
+                    if found >= done:
+                        break
                     assert time.monotonic() < deadline, "the predictions do not come"
                     time.sleep(LOOK)
-                marks.append(mark)
-            while _mark(clients, names, workers, pids).done < events:
-                time.sleep(LOOK)
-        first, last = marks
-        done, seconds = last.done - first.done, last.at - first.at
-        assert done, "too few events: the first look found nine tenths of them"
-        ours = sum(getattr(last, name) - getattr(first, name) for name in ("loop", "call", "server"))
-        statistics = [client.info("commandstats") for client in clients]
-        traffic = [client.info("stats") for client in clients]
-        memory = sum(client.info("memory")["used_memory"] for client in clients) - empty
-    return Sample(
-        rate=done / seconds,
-        loop=(last.loop - first.loop) / done,
-        call=(last.call - first.call) / done,
-        server=(last.server - first.server) / done,
-        publish=publish / events,
-        read=_part(statistics),
-        cores=(last.cores - first.cores) / seconds,
-        others=(last.cores - first.cores - ours) / seconds,
-        start=start,
-        received=sum(int(t["total_net_input_bytes"]) for t in traffic) / events,
-        sent=sum(int(t["total_net_output_bytes"]) for t in traffic) / events,
-        memory=memory / events,
-    )
+                threads = thread_seconds(*workers)
+                loop = sum(threads[pid] for pid in workers)
+                return {
+                    "seconds": time.perf_counter(),
+                    "events": found,
+                    "loop": loop,
+                    "call": sum(threads.values()) - loop,
+                    "server": sum(thread_seconds(*pids).values()),
+                    "busy": busy(),
+                }
+
+            first, last = until(events * 0.1), until(events * 0.9)
+            until(events)
+        passed = {name: last[name] - first[name] for name in first}
+        assert passed["events"], "too few events: the first look found nine tenths of them"
+        read, complete = (
+            sum(float(client.info("commandstats")[f"cmdstat_{name}"]["usec"]) for client in clients)
+            for name in ("xreadgroup", "evalsha")
+        )
+        parts = {name: passed[name] / passed["events"] for name in ("loop", "call", "server")}
+        ours = sum(passed[name] for name in parts)
+        return Sample(
+            rate=passed["events"] / passed["seconds"],
+            **parts,
+            publish=publish / events,
+            read=read / (read + complete),
+            others=(passed["busy"] - ours) / passed["seconds"],
+            start=start,
+            received=info("stats", "total_net_input_bytes") / events,
+            sent=info("stats", "total_net_output_bytes") / events,
+            memory=(info("memory", "used_memory") - empty) / events,
+            log=info("persistence", "aof_current_size") / events,
+        )
 
 
-def _part(statistics: Sequence[Mapping[str, Mapping[str, float]]]) -> float:
-    """The part that reading has of a server's time for reading and completing."""
-    read, complete = (
-        sum(float(s[f"cmdstat_{name}"]["usec"]) for s in statistics) for name in ("xreadgroup", "evalsha")
-    )
-    return read / (read + complete)
+def measure_call(model: Path | None, seconds: float) -> list[float]:
+    """CPU seconds of the handler alone for a batch of each of `SIZES`, called for so many seconds each."""
+    forest: Any = skops.io.load(model, trusted=skops.io.get_untrusted_types(file=model)) if model else None
+    if forest:
+        forest.n_jobs = None
+    events, found = rides(4 * SIZES[-1]), []
+    for size in SIZES:
+        begun, calls, end = time.thread_time(), 0, time.monotonic() + seconds
+        for start in count(0, size):
+            batch = events[start % len(events) :][:size]
+            durations(batch, forest) if forest else no_op(batch)
+            calls += 1
+            if time.monotonic() > end:
+                break
+        found.append((time.thread_time() - begun) / calls)
+    return found

@@ -19,7 +19,7 @@ class Unit(msgspec.Struct, frozen=True):
     Attributes:
         worker: CPU seconds of a worker, which handles `worker_rate` events a second with cores enough.
         broker: CPU seconds of the broker to publish, return and complete it; on Redis of its one thread.
-        traffic: Bytes that the broker receives and sends; it keeps `stored` of them.
+        traffic: Bytes to and from clients; the broker keeps `stored`, and sends `copied` to each replica.
     """
 
     worker: float
@@ -27,6 +27,7 @@ class Unit(msgspec.Struct, frozen=True):
     broker: float
     traffic: float
     stored: float
+    copied: float
 
 
 class Assumptions(msgspec.Struct, frozen=True):
@@ -37,7 +38,7 @@ class Assumptions(msgspec.Struct, frozen=True):
         copies: Of each event; `kept` seconds.
         cores: Of a node, with `memory` bytes, `network` and `disk` bytes a second.
         core_hour: $ for a core; `gb_hour` for a GB of memory, `disk_month` for one of disk, `zone` for one
-            that is sent to another zone, as `between` of the traffic is.
+            that is sent to another zone, as `between` of the clients' traffic is, and every copy.
     """
 
     full: float = 0.6
@@ -84,36 +85,33 @@ class Plan(msgspec.Struct, frozen=True):
 
 def redis_plan(rate: float, unit: Unit) -> Plan:
     """Masters with one topic each, and a replica for each."""
-    copied = rate * unit.traffic / 2 * (REDIS.copies - 1)  # about what is received is sent to the replica
-    needs = {
+    masters = {
         "thread": rate * unit.broker,
         "memory": rate * unit.stored * REDIS.kept / REDIS.memory,
-        "network": (rate * unit.traffic + copied) / REDIS.network,
+        "network": rate * (unit.traffic + unit.copied) / REDIS.network,
     }
-    masters = {name: math.ceil(need / REDIS.full) for name, need in needs.items()}
-    nodes = {name: number * REDIS.copies for name, number in masters.items()}
-    return _plan(rate, unit, REDIS, nodes, max(masters.values()), copied)
+    needs = {name: REDIS.copies * math.ceil(need / REDIS.full) for name, need in masters.items()}
+    return _plan(rate, unit, REDIS, needs, max(needs.values()) // REDIS.copies)
 
 
 def kafka_plan(rate: float, unit: Unit) -> Plan:
     """Brokers, and twice as many partitions as workers, so that there is room to grow."""
-    copied = rate * unit.stored * (KAFKA.copies - 1)
-    needs = {
-        "cores": rate * unit.broker * (1 + (KAFKA.copies - 1) / 2) / KAFKA.cores,  # a follower serves nobody
-        "network": (rate * unit.traffic + 2 * copied) / KAFKA.network,
+    followers = KAFKA.copies - 1  # a follower serves nobody: half of the CPU time
+    brokers = {
+        "cores": rate * unit.broker * (1 + followers / 2) / KAFKA.cores,
+        "network": rate * (unit.traffic + 2 * followers * unit.copied) / KAFKA.network,
         "disk": rate * unit.stored * KAFKA.copies / KAFKA.disk,
     }
-    nodes = {name: max(math.ceil(need / KAFKA.full), KAFKA.copies) for name, need in needs.items()}
-    return _plan(rate, unit, KAFKA, nodes, 2 * math.ceil(rate / (unit.worker_rate * KAFKA.full)), copied)
+    needs = {name: max(math.ceil(need / KAFKA.full), KAFKA.copies) for name, need in brokers.items()}
+    return _plan(rate, unit, KAFKA, needs, 2 * math.ceil(rate / (unit.worker_rate * KAFKA.full)))
 
 
-def _plan(
-    rate: float, unit: Unit, given: Assumptions, needs: dict[str, int], parts: int, copied: float
-) -> Plan:
-    """A plan with as many nodes as the largest need, and `copied` bytes a second between them."""
+def _plan(rate: float, unit: Unit, given: Assumptions, needs: dict[str, int], parts: int) -> Plan:
+    """A plan with as many nodes as the largest need."""
     workers = math.ceil(rate / (unit.worker_rate * given.full))
     cores, nodes = math.ceil(rate * unit.worker / given.full), max(needs.values())
-    traffic, stored = rate * unit.traffic, rate * unit.stored * given.kept * given.copies
+    traffic, copied = rate * unit.traffic, rate * unit.copied * (given.copies - 1)
+    stored, month = rate * unit.stored * given.kept * given.copies, MONTH * 3_600
 
     def machines(cores: float, memory: float) -> float:
         return MONTH * (cores * given.core_hour + memory / 1e9 * given.gb_hour)
@@ -121,7 +119,7 @@ def _plan(
     money = {
         "workers": machines(cores, workers * given.worker_memory),
         "broker": machines(nodes * given.cores, nodes * given.memory) + stored / 1e9 * given.disk_month,
-        "traffic": (traffic + copied) * given.between * MONTH * 3_600 / 1e9 * given.zone,
+        "traffic": (traffic * given.between + copied) * month / 1e9 * given.zone,
     }
     per_node = (traffic + 2 * copied) / nodes  # a copy leaves one node and enters another
     return Plan(workers, cores, parts, nodes, nodes * given.cores, needs, per_node, stored, money)

@@ -1,290 +1,278 @@
 """A stream as a discrete-event simulation: workers and servers, and the cores that they share.
 
-A worker receives, decodes, calls, encodes and completes batches as `docs/architecture.md` describes it: two
-ahead of the call, one in the call, two in completion. What it does in Python holds its GIL. A server runs one
-command at a time. Whatever runs, runs on cores that share their time evenly among all that want them.
+A worker reads, decodes, calls, encodes and completes batches as `docs/architecture.md` describes it; what it
+does in Python holds its GIL. A server does one thing at a time. Cores are shared as Linux shares them: each
+has a run queue, and a thread that waits behind one of another process finds cold caches.
 """
 
 from __future__ import annotations
 
-import heapq
+import math
 import random
 from bisect import bisect_left
-from collections import deque
+from collections import defaultdict
 from dataclasses import dataclass
-from itertools import accumulate, count
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import numpy as np
 import simpy
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     Steps = Generator[simpy.Event, Any, None]
 
+TICK: Final = 4e-3  # seconds: Linux at 250 Hz lets the next thread run, and balances the queues, at a tick
+SYSTEM_CALL: Final = 1e-6  # seconds in which a thread finds its next work without giving up its core
+PART: Final = 65_536  # bytes that Redis writes to a client before it looks at the others
+VARIES: Final = 0.3  # each run takes up to so much more or less: otherwise all keep step for ever
+
 
 class Cost(msgspec.Struct, frozen=True):
-    """CPU seconds of one step."""
+    """Seconds of a batch by its number of events: of some sizes, and on the lines between them."""
 
-    batch: float
-    event: float
+    events: list[int]
+    seconds: list[float]
 
     def of(self, events: int) -> float:
-        return self.batch + self.event * events
+        return float(np.interp(events, self.events, self.seconds))
 
 
 class Costs(msgspec.Struct, frozen=True):
-    """What a worker and a server need for a batch.
+    """What a batch needs, in CPU seconds.
 
     Attributes:
-        read: The server, to return a batch.
-        complete: The server, to add the outputs and acknowledge the inputs.
-        decode: The worker's event loop, ahead of the call; `encode`: behind it.
+        server: The server: a part `read` of it to return a batch, the rest to complete it.
+        loop: The worker's event loop: a quarter each to parse, to decode, to encode, and to complete.
         call: The handler.
-        held: Part of the handler's time in which it holds the GIL.
-        lost: Seconds for each event in which the worker has the GIL and waits (for replies, for its turn).
-        crowded: Part of a core's time that is lost while more threads want to run than there are cores.
+        lost: Seconds in which the worker has its GIL and none of its threads runs: one waits to be woken.
+        reply: Bytes of an event in the server's reply.
     """
 
-    read: Cost
-    complete: Cost
-    decode: Cost
-    encode: Cost
+    server: Cost
+    loop: Cost
     call: Cost
-    held: float
-    lost: float = 0.0
-    crowded: float = 0.0
+    lost: Cost
+    read: float
+    reply: float
+
+
+@dataclass(eq=False)
+class Thread:
+    """A thread of a process, and the core that it ran on last."""
+
+    process: object
+    core: int = 0
+
+
+@dataclass(eq=False)
+class _Work:
+    thread: Thread
+    seconds: float
+    since: float
+    done: simpy.Event
 
 
 class Cores:
-    """Cores that share their time evenly among the threads that want to run (processor sharing)."""
+    """Cores with a run queue each, of threads that run for a tick in turn.
 
-    def __init__(self, env: simpy.Environment, number: float, crowded: float = 0.0) -> None:
-        self._env, self._number, self._crowded = env, number, crowded
-        self._served = self._seen = 0.0  # CPU seconds of a thread that has been there from the start
-        self._running: list[tuple[float, int, simpy.Event]] = []
-        self._order, self._planned = count(), 0
-        self.busy = 0.0
-        """CPU seconds of all threads."""
+    Args:
+        switch: CPU seconds more of a thread that has waited for a core which another process used.
 
-    def run(self, seconds: float) -> simpy.Event:
-        """Return the event that comes when a thread has had so many CPU seconds."""
-        self._advance()
-        done = self._env.event()
-        heapq.heappush(self._running, (self._served + seconds, next(self._order), done))
-        self._plan()
-        return done
+    Attributes:
+        busy: CPU seconds by thread.
+    """
 
-    def _advance(self) -> None:
-        passed, self._seen = self._env.now - self._seen, self._env.now
-        self._served += passed * self._speed()
-        self.busy += passed * min(len(self._running), self._number)
+    def __init__(self, env: simpy.Environment, number: int, switch: float = 0.0) -> None:
+        self._env, self._switch, self._chance = env, switch, random.Random(0)
+        self._queues = [simpy.Store(env) for _ in range(number)]
+        self._current: list[Thread | None] = [None] * number
+        self._idle = [True] * number
+        self.busy: defaultdict[Thread, float] = defaultdict(float)
+        for core in range(number):
+            env.process(self._core(core))
+        env.process(self._balance())
 
-    def _speed(self) -> float:
-        share = min(1.0, self._number / max(len(self._running), 1))
-        return share * (1 - self._crowded if len(self._running) >= self._number + 1 else 1)
+    def run(self, thread: Thread, seconds: float, waker: Thread | None = None) -> simpy.Event:
+        """Return the event that comes when a thread, which another one has woken, has had its seconds."""
+        seconds *= self._chance.uniform(1 - VARIES, 1 + VARIES)
+        work = _Work(thread, seconds, self._env.now, self._env.event())
+        if self._current[thread.core] is thread:  # it did not wait, and goes on
+            self._queues[thread.core].items.insert(0, work)
+        else:
+            self._queues[self._choose(thread, waker)].put(work)
+        return work.done
 
-    def _plan(self) -> None:
-        self._planned += 1
-        if self._running:
-            left = max(self._running[0][0] - self._served, 0.0)
-            self._env.timeout(left / self._speed(), self._planned).callbacks.append(self._end)
+    def _choose(self, thread: Thread, waker: Thread | None) -> int:
+        """An idle core, best its last one; else its waker's, if none waits for that; else its last one."""
+        idle = [core for core, queue in enumerate(self._queues) if self._idle[core] and not queue.items]
+        if idle:
+            return thread.core if thread.core in idle else idle[0]
+        return waker.core if waker and not self._queues[waker.core].items else thread.core
 
-    def _end(self, event: simpy.Event) -> None:
-        if event.value != self._planned:
-            return  # a thread has come or gone since
-        self._advance()
-        self._served = max(self._served, self._running[0][0])  # whatever rounding says
-        while self._running and self._running[0][0] <= self._served:
-            heapq.heappop(self._running)[2].succeed()
-        self._plan()
+    def _balance(self) -> Steps:
+        while True:
+            yield self._env.timeout(TICK)
+            sizes = [len(q.items) + (not idle) for q, idle in zip(self._queues, self._idle, strict=True)]
+            if max(sizes) >= min(sizes) + 2:
+                work = self._queues[sizes.index(max(sizes))].items.pop(0)
+                self._queues[sizes.index(min(sizes))].put(work)
 
-
-class Topic:
-    """The events of a topic on one server, and what became of them."""
-
-    def __init__(self, env: simpy.Environment) -> None:
-        self._env = env
-        self._arrived = env.event()
-        self.waiting: deque[float] = deque()
-        """When each event came that nobody has received."""
-        self.ends: list[tuple[float, int]] = []
-        """When how many events were completed."""
-        self.published = 0
-        self.spent = 0.0
-        """Seconds that all completed events were there, by their times; `area`: by how many were there."""
-        self.area = 0.0
-        self._there, self._seen = 0, 0.0
-
-    def _count(self, change: int) -> None:
-        self.area += self._there * (self._env.now - self._seen)
-        self._there, self._seen = self._there + change, self._env.now
-
-    def publish(self, events: int) -> None:
-        self._count(events)
-        self.published += events
-        self.waiting.extend([self._env.now] * events)
-        self._arrived.succeed()
-        self._arrived = self._env.event()
-
-    def wait(self) -> simpy.Event:
-        return self._arrived
-
-    def take(self, most: int) -> list[float]:
-        return [self.waiting.popleft() for _ in range(min(most, len(self.waiting)))]
-
-    def complete(self, batch: list[float]) -> None:
-        self._count(-len(batch))
-        self.ends.append((self._env.now, len(batch)))
-        self.spent += sum(self._env.now - came for came in batch)
+    def _core(self, core: int) -> Steps:
+        queue, last, left = self._queues[core], None, 0.0
+        while True:
+            self._idle[core] = True
+            work = yield queue.get()
+            self._idle[core], thread = False, work.thread
+            if self._current[core] is not thread:
+                left = TICK
+            waited = self._env.now - work.since > 2 * SYSTEM_CALL
+            if waited and thread.process is not last:
+                work.seconds += self._switch
+            self._current[core], thread.core, last = thread, core, thread.process
+            while work.seconds > 0 and (left > 0 or not queue.items):
+                part = min(work.seconds, left if left > 0 else TICK)
+                yield self._env.timeout(part)
+                work.seconds, left = work.seconds - part, left - part
+                self.busy[thread] += part
+            if work.seconds > 0:
+                queue.put(work)
+            else:
+                work.done.succeed()
+                self._idle[core] = True
+                yield self._env.timeout(SYSTEM_CALL)
+            if left <= 0 or not queue.items or queue.items[0].thread is not thread:
+                self._current[core] = None
 
 
-@dataclass
 class _Server:
-    env: simpy.Environment
-    cores: Cores
+    """A server with one topic, whose events are there from the beginning: `unread` has nobody asked for.
 
-    def __post_init__(self) -> None:
-        self.topic = Topic(self.env)
-        self.thread = simpy.Resource(self.env)
-        self.busy = 0.0
+    Attributes:
+        finished: Comes when all are completed.
+        ends: When how many were.
+    """
+
+    def __init__(self, env: simpy.Environment, cores: Cores, events: int) -> None:
+        self.env, self.cores, self.unread, self._left = env, cores, events, events
+        self.finished, self.ends = env.event(), list[tuple[float, int]]()
+        self.thread, self._turn = Thread(self), simpy.Resource(env)
 
     def run(self, seconds: float) -> Steps:
-        with self.thread.request() as turn:
+        with self._turn.request() as turn:
             yield turn
-            self.busy += seconds
-            yield self.cores.run(seconds)
+            yield self.cores.run(self.thread, seconds)
+
+    def complete(self, events: int) -> None:
+        self.ends.append((self.env.now, events))
+        self._left -= events
+        if not self._left:
+            self.finished.succeed()
 
 
 class _Worker:
-    """One worker: three stages, each a process of the simulation."""
+    """One worker: its stages, each a process of the simulation."""
 
     def __init__(self, server: _Server, costs: Costs, most: int) -> None:
         self._server, self._costs, self._most = server, costs, most
-        self._env, self._cores = server.env, server.cores
-        self._gil = simpy.Resource(self._env)
-        self._received = simpy.Store(self._env, 1)  # and one more that the stage before it holds
-        self._called = simpy.Store(self._env, 1)
-        for stage in (self._receive, self._call, self._complete):
+        self._env, self._gil = server.env, simpy.Resource(server.env)
+        self.loop, self.handler = Thread(self), Thread(self)
+        self._read_ahead, self._received, self._called = (simpy.Store(self._env, 1) for _ in range(3))
+        for stage in (self._read, self._receive, self._call, self._complete):
             self._env.process(stage())
 
-    def _python(self, seconds: float, lost: float = 0.0) -> Steps:
+    def _python(self, thread: Thread, seconds: float, waker: Thread, lost: float = 0.0) -> Steps:
         with self._gil.request() as turn:
             yield turn
-            yield self._cores.run(seconds)
+            yield self._server.cores.run(thread, seconds, waker)
             yield self._env.timeout(lost)
 
+    def _read(self) -> Steps:
+        server, costs = self._server, self._costs
+        while events := min(self._most, server.unread):
+            server.unread -= events
+            parts, arrived = math.ceil(events * costs.reply / PART), simpy.Store(self._env)
+            self._env.process(self._write(costs.server.of(events) * costs.read / parts, parts, arrived))
+            for _ in range(parts):
+                yield arrived.get()
+                yield from self._python(self.loop, costs.loop.of(events) / 4 / parts, server.thread)
+            yield self._read_ahead.put(events)
+
+    def _write(self, seconds: float, parts: int, arrived: simpy.Store) -> Steps:
+        for part in range(parts):
+            yield from self._server.run(seconds)
+            yield arrived.put(part)
+
     def _receive(self) -> Steps:
-        topic = self._server.topic
         while True:
-            while not topic.waiting:
-                yield topic.wait()
-            batch = topic.take(self._most)
-            yield from self._server.run(self._costs.read.of(len(batch)))
-            yield from self._python(self._costs.decode.of(len(batch)))
-            yield self._received.put(batch)
+            events = yield self._read_ahead.get()
+            yield from self._python(self.loop, self._costs.loop.of(events) / 4, self._server.thread)
+            yield self._received.put(events)
 
     def _call(self) -> Steps:
+        costs = self._costs
         while True:
-            batch = yield self._received.get()
-            seconds, held = self._costs.call.of(len(batch)), self._costs.held
-            yield from self._python(seconds * held / 2)
-            yield self._cores.run(seconds * (1 - held))
-            yield from self._python(seconds * held / 2, self._costs.lost * len(batch))
-            yield self._called.put(batch)
+            events = yield self._received.get()
+            yield from self._python(self.handler, costs.call.of(events), self.loop, costs.lost.of(events))
+            yield from self._python(self.loop, costs.loop.of(events) / 4, self.handler)
+            yield self._called.put(events)
 
     def _complete(self) -> Steps:
+        server, costs = self._server, self._costs
         while True:
-            batch = yield self._called.get()
-            yield from self._python(self._costs.encode.of(len(batch)))
-            yield from self._server.run(self._costs.complete.of(len(batch)))
-            self._server.topic.complete(batch)
+            events = yield self._called.get()
+            yield from server.run(costs.server.of(events) * (1 - costs.read))
+            yield from self._python(self.loop, costs.loop.of(events) / 4, server.thread)
+            server.complete(events)
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What a run of the simulation shows.
+    """What a run shows: events a second, CPU seconds of an event, and the length in seconds."""
 
-    Attributes:
-        rate: Events a second, between the first and the last tenth of the completed ones.
-        latency: Mean seconds from publishing to completion.
-        present: Mean number of events that are published and not completed.
-        cores: Busy cores, and `servers` busy parts of each server's one thread, over the whole run.
-        seconds: Length of the run.
-    """
-
-    published: int
     completed: int
     rate: float
-    latency: float
-    present: float
-    cores: float
-    servers: list[float]
+    cpu: float
     seconds: float
 
 
 def simulate(
     costs: Costs,
-    *,
     workers: int,
     servers: int = 1,
-    cores: float = float("inf"),
-    events: int = 60_000,
-    rate: float | None = None,
     most: int = 1024,
-    seed: int = 0,
+    *,
+    batches: int = 100,
+    cores: int = 2,
+    switch: float = 0.0,
+    others: Sequence[tuple[float, float]] = (),
 ) -> Outcome:
-    """Run a stream until all its events are completed.
+    """Run a stream until all of its backlog is completed: so many batches of `most` events for each worker.
 
-    Args:
-        costs: Of a batch.
-        workers: They are spread over the servers, and so are the events.
-        servers: Each with one topic.
-        cores: What all processes share.
-        events: For each worker.
-        rate: Events a second that come (Poisson); None if all are there from the beginning.
-        most: Events in a batch.
-        seed: Of the times at which events come.
+    Workers and events are spread over the servers, each with one topic. All share the cores, and so do other
+    processes, which run for so many seconds and then pause for so many. For `switch` see `Cores`.
     """
-    env = simpy.Environment()
-    machine = Cores(env, cores, costs.crowded)
-    nodes = [_Server(env, machine) for _ in range(servers)]
-    for number in range(workers):
-        _Worker(nodes[number % servers], costs, most)
-    total = events * workers
+    env, events, total = simpy.Environment(), batches * most, batches * most * workers
+    machine = Cores(env, cores, switch)
+    nodes = [_Server(env, machine, events * len(range(n, workers, servers))) for n in range(servers)]
+    started = [_Worker(nodes[number % servers], costs, most) for number in range(workers)]
 
-    def come() -> Steps:
-        chance = random.Random(seed)
-        for number in range(total):
-            if rate:
-                yield env.timeout(chance.expovariate(rate))
-            nodes[number % servers].topic.publish(1)
+    def other(seconds: float, pause: float) -> Steps:
+        thread = Thread(object())
+        while True:
+            yield machine.run(thread, seconds)
+            yield env.timeout(pause)
 
-    if rate:
-        env.process(come())
-    else:
-        for number, node in enumerate(nodes):
-            node.topic.publish(events * len(range(number, workers, servers)))
-    env.run()  # until nothing happens any more
-    ends = sorted(end for node in nodes for end in node.topic.ends)
-    completed = sum(events for _, events in ends)
-    seconds = ends[-1][0]
-    return Outcome(
-        published=sum(node.topic.published for node in nodes),
-        completed=completed,
-        rate=_middle_rate(ends, completed),
-        latency=sum(node.topic.spent for node in nodes) / completed,
-        present=sum(node.topic.area for node in nodes) / seconds,
-        cores=machine.busy / seconds,
-        servers=[node.busy / seconds for node in nodes],
-        seconds=seconds,
-    )
+    for seconds, pause in others:
+        env.process(other(seconds, pause))
+    env.run(env.all_of([node.finished for node in nodes]))
 
-
-def _middle_rate(ends: list[tuple[float, int]], completed: int) -> float:
-    """As it is measured: without the beginning and the end, where workers have nothing to do."""
-    done = list(accumulate(events for _, events in ends))
-    first, last = (bisect_left(done, completed * part) for part in (0.1, 0.9))
-    if ends[first][0] == ends[last][0]:
-        return completed / ends[-1][0]
-    return (done[last] - done[first]) / (ends[last][0] - ends[first][0])
+    ends = sorted(end for node in nodes for end in node.ends)
+    done, seconds = list(accumulate(events for _, events in ends)), ends[-1][0]
+    first, last = (bisect_left(done, total * part) for part in (0.1, 0.9))  # as it is measured
+    middle = ends[last][0] - ends[first][0]
+    ours = [thread for worker in started for thread in (worker.loop, worker.handler)]
+    cpu = sum(machine.busy[thread] for thread in (*ours, *(node.thread for node in nodes)))
+    rate = (done[last] - done[first]) / middle if middle else total / seconds
+    return Outcome(done[-1], rate, cpu / total, seconds)

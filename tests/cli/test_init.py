@@ -276,6 +276,16 @@ def test_probes_ask_the_operations_port(file: str, project: Path) -> None:
     assert grace > 30 + 5, "drain, and the time that workers may take to exit"
 
 
+def test_keda_scales_the_deployment_of_run_by_the_group_of_the_app(project: Path) -> None:
+    [scaled] = documents(project / "kubernetes" / "keda.yaml")
+    [run] = [one for one in documents(project / "kubernetes" / "run.yaml") if one["kind"] == "Deployment"]
+    assert scaled["spec"]["scaleTargetRef"] == {"name": run["metadata"]["name"]}
+    assert scaled["spec"]["minReplicaCount"] == run["spec"]["replicas"]
+    [trigger] = scaled["spec"]["triggers"]
+    assert set(re.findall(r'group="([^"]+)"', trigger["metadata"]["query"])) == {"ride_times.duration"}
+    assert all(type(value) is str for value in trigger["metadata"].values()), "KEDA accepts text only"
+
+
 def test_a_service_and_its_pods_have_one_label(project: Path) -> None:
     kinds = {one["kind"]: one["spec"] for one in documents(project / "kubernetes" / "serve.yaml")}
     labels = kinds["Deployment"]["template"]["metadata"]["labels"]

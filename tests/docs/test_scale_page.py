@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from benchmarks import simulation
-from benchmarks.simulation_fit import FITTED, Measured, predict
+from benchmarks.simulation_fit import PREDICTED, Measured, predict
 from benchmarks.simulation_measuring import Case
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def test_the_plan_is_the_simulations(measured: Measured) -> None:
 
 
 def test_the_bursts_are_the_simulations(measured: Measured) -> None:
-    assert_printed(simulation.followed(simulation.follow(measured.start())))
+    assert_printed(simulation.followed(simulation.bursts(measured.start())))
 
 
 def test_the_pictures_are_drawn_from_the_saved_measurements(
@@ -53,7 +54,7 @@ def test_the_pictures_are_drawn_from_the_saved_measurements(
 ) -> None:
     from benchmarks import simulation_plots  # noqa: PLC0415 - matplotlib takes a second
 
-    simulation_plots.compared(measured, simulated, FITTED, tmp_path / "compared.svg")
+    simulation_plots.compared(measured, simulated, tmp_path / "compared.svg")
     drawn, shown = (
         set(re.findall(r">([^<>]*\w[^<>]*)</text>", file.read_text("utf-8")))
         for file in (tmp_path / "compared.svg", ROOT / "docs/images/scale-compared.svg")
@@ -62,11 +63,27 @@ def test_the_pictures_are_drawn_from_the_saved_measurements(
     assert str(Case(forest=True, workers=3, nodes=3)) in shown
 
 
-def test_the_recommended_trigger_has_known_metrics_and_the_simulated_threshold() -> None:
+def test_the_recommended_trigger_is_that_of_new_projects_and_has_the_simulated_threshold() -> None:
     [block] = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    [trigger] = yaml.safe_load(block)["triggers"]
+    triggers = yaml.safe_load(block)["triggers"]
+    template = (ROOT / "src/eventml/templates/kubernetes/kubernetes/keda.yaml.tmpl").read_text("utf-8")
+    spec = yaml.safe_load(Template(template).substitute(name="shop", slug="shop"))["spec"]
+    assert spec["triggers"] == triggers
+    assert float(triggers[0]["metadata"]["threshold"]) == simulation.DEMAND
+    [simulated] = [scaler for name, scaler in simulation.SCALERS.items() if "the template" in name]
+    assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (simulated.least, simulated.most)
+
+
+def test_the_recommended_query_has_metrics_that_the_operations_port_serves() -> None:
     operations = (ROOT / "docs/operations.md").read_text("utf-8")
-    names = re.findall(r"eventml_\w+", trigger["metadata"]["query"])
-    assert names
+    [query] = re.findall(r"query: >-\n(.*?)\n *#", PAGE, re.DOTALL)
+    names = re.findall(r"eventml_\w+", query)
+    assert names == ["eventml_events_completed_total", "eventml_lag"]
     assert all(f"`{name}`" in operations for name in names)
-    assert float(trigger["metadata"]["threshold"]) == simulation.DEMAND
+
+
+def test_every_case_that_is_predicted_is_within_15_percent() -> None:
+    """What the page says, of the saved measurements."""
+    rows = [row for row in PAGE.splitlines() if row.endswith("| predicted |")]
+    assert len(rows) == len(PREDICTED)
+    assert all(abs(int(re.findall(r"([+-]\d+)%", row)[0])) <= 15 for row in rows), rows

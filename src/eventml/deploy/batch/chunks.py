@@ -5,6 +5,7 @@ A column is a list, or a pyarrow array, which only a source that has pyarrow mak
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -227,10 +228,13 @@ class Target(Protocol):
     rejects: str
     """Where the rejected rows are written, without passwords."""
 
-    def begin(self, run: RunIdentity, schema: OutputSchema | None, since: float = 0) -> Checkpoint:
+    def begin(
+        self, run: RunIdentity, schema: OutputSchema | None, since: float = 0, max_rejects: float = math.inf
+    ) -> Checkpoint:
         """Prepare to write, and return the last checkpoint of an unfinished run of this identity.
 
         If there is none, or it was saved before `since` (seconds since the epoch), a new one is returned.
+        So it is if there are more rejected rows before it than `max_rejects`: they are tried again.
 
         Raises:
             TargetError: The target cannot be written, or has other columns.

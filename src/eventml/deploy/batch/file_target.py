@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import operator
 import os
 import re
@@ -109,8 +110,8 @@ class FileTarget(Target):
         writers = {"csv": csv, "jsonl": _JsonLinesWriter}
         self._writer = writers.get(self._format, pq.ParquetWriter)
         self._rejects_location = rejects = location.rejects()
-        self.rejects = str(rejects)
         work = self._path.with_name(f"{self._path.name}.eventml")
+        self.rejects = str(location.path.with_name(work.name) / _REJECTS)  # until the run is finished
         with self._translate_errors():
             if location.url:
                 self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -127,10 +128,18 @@ class FileTarget(Target):
         self._part: pq.ParquetWriter | None = None
         self._last_checkpoint = time.monotonic()
 
-    def begin(self, run: RunIdentity, schema: OutputSchema | None, since: float = 0) -> Checkpoint:
+    def begin(
+        self, run: RunIdentity, schema: OutputSchema | None, since: float = 0, max_rejects: float = math.inf
+    ) -> Checkpoint:
         with self._translate_errors():
             found = _load_manifest(self._folder)
-            if found is None or found.run != run or found.checkpoint.saved < since:
+            earlier = Checkpoint() if found is None else found.checkpoint
+            if (
+                found is None
+                or found.run != run
+                or earlier.saved < since
+                or earlier.counts.rejected > max_rejects
+            ):
                 self._folder.clear()
                 found = Manifest(run=run)
                 found.save(self._folder)
@@ -201,6 +210,7 @@ class FileTarget(Target):
             else:
                 self._publish(self._join(), self._location)
             self._rejects.close()
+            self.rejects = str(rejects)
             if self._state.reject_bytes:
                 self._publish(_REJECTS, rejects)
             elif rejects.url:

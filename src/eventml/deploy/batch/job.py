@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
@@ -52,7 +53,8 @@ class ScorePlan(msgspec.Struct, frozen=True, kw_only=True):
         id_column: The column of the rows' ids; None is the `id_field` of the predictor's topic.
         chunk: The most rows that are read, scored and written at once.
         checkpoint: Seconds between two checkpoints of a file target. A table has one for each chunk.
-        max_rejects: Stop when more rows than this are rejected; None is no limit.
+        max_rejects: Stop when more rows than this are rejected; None is no limit. A run with more rejects than
+            this is not resumed, but begins anew.
         csv_formulas: Write texts that a spreadsheet takes for formulas to a CSV as they are.
         partition_by: The columns of predictions by whose values a folder of Parquet files is divided.
         only_new: Do not score the rows whose prediction the table has, by this predictor and model version.
@@ -168,7 +170,8 @@ async def score(
         load_seconds = time.monotonic() - begin_load
         # A file that has changed has another fingerprint. Of a table's rows it is not known.
         since = time.time() - RESUME_WITHIN if in_table else 0
-        checkpoint = await to_thread.run_sync(target.begin, run, scorer.schema, since)
+        allowed = math.inf if plan.max_rejects is None else plan.max_rejects
+        checkpoint = await to_thread.run_sync(target.begin, run, scorer.schema, since, allowed)
         resumed = checkpoint.counts.read
         unique = DuplicateFilter(decoder, duplicates)
         stages = _Stages(plan, source, target, scorer, unique, stop or anyio.Event(), progress)
@@ -297,7 +300,8 @@ class _Stages:
         shown = f"{last.id}: {last.exception}: {last.message}" if last else "in an earlier chunk"
         raise JobError(
             f"{counts.rejected} rows of {counts.read} were rejected, and --max-rejects allows {allowed}; the "
-            f"last one: {shown}. They are kept in {self.target.rejects}; the next run resumes behind them"
+            f"last one: {shown}. They are kept in {self.target.rejects}. Mend the rows, "
+            "and the next run begins anew; or raise --max-rejects, and it resumes here"
         )
 
     async def _count_rows(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -66,7 +67,9 @@ class SqlTarget(Target):
         self._target = str(location)
         self.rejects = f"{location}_rejects"
 
-    def begin(self, run: RunIdentity, schema: OutputSchema | None, since: float = 0) -> Checkpoint:
+    def begin(
+        self, run: RunIdentity, schema: OutputSchema | None, since: float = 0, max_rejects: float = math.inf
+    ) -> Checkpoint:
         """Create the tables of rejects and checkpoints, and return the checkpoint to resume at."""
         self._run = run
         self._key = hashlib.sha256(msgspec.json.encode([run, self._target])).hexdigest()
@@ -76,7 +79,7 @@ class SqlTarget(Target):
         with self._transaction() as connection:
             _lock_creation(connection)
             self._metadata.create_all(connection, [self._rejects, self._checkpoints])
-            self._checkpoint = self._read_checkpoint(connection, since)
+            self._checkpoint = self._read_checkpoint(connection, since, max_rejects)
             if self._checkpoint.position is None:
                 connection.execute(self._rejects.delete().where(self._rejects.c.run == self._key))
                 self._write_checkpoint(connection, self._checkpoint)
@@ -231,8 +234,8 @@ class SqlTarget(Target):
         run = self._run
         return (table.c.predictor == run.predictor) & (table.c.model_version == run.model_version)
 
-    def _read_checkpoint(self, connection: sa.Connection, since: float) -> Checkpoint:
-        """The checkpoint that an unfinished run of this identity saved since then, else a new one."""
+    def _read_checkpoint(self, connection: sa.Connection, since: float, max_rejects: float) -> Checkpoint:
+        """The checkpoint that an unfinished run of this identity saved, as for `begin`, else a new one."""
         table = self._checkpoints
         # A finished run has the position null.
         unfinished = (table.c.run == self._key) & (table.c.position != "null")
@@ -241,6 +244,8 @@ class SqlTarget(Target):
         if row is None:
             return Checkpoint()
         counts = msgspec.json.decode(row.counts, type=RowCounts, strict=False)
+        if counts.rejected > max_rejects:
+            return Checkpoint()
         return Checkpoint(msgspec.json.decode(row.position), counts)
 
     def _write_checkpoint(self, connection: sa.Connection, checkpoint: Checkpoint) -> None:

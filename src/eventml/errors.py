@@ -5,7 +5,7 @@ Derived from EventMLError, each with the classes derived from it:
     ConfigError: UnknownBackendError, MissingExtraError, AppNotFoundError, UnsupportedError
     ModelError: ModelNotFoundError, ModelTamperedError, UntrustedModelError
     RequestError: PredictionError, RequestTimeoutError (also a TimeoutError)
-    JobError: SourceError, TargetError (JobRunningError)
+    JobError: SourceError (SourceMismatchError, also a ConfigError), TargetError (JobRunningError)
     BackendError: UnavailableError, PublishError (FullError), TopicNotFoundError,
         LoginError (also a ConfigError)
     RegistrationError, NotOpenError, CircuitBreakerError, DecodeError, OutputError, HandlerTimeoutError,
@@ -157,6 +157,10 @@ class JobError(EventMLError):
 
 class SourceError(JobError):
     """The source of a batch job cannot be read, or lacks columns. The message names it."""
+
+
+class SourceMismatchError(ConfigError, SourceError):
+    """The source has no such table, or no such column of ids or of the event: no repetition helps."""
 
 
 class TargetError(JobError):

@@ -133,6 +133,25 @@ def test_a_name_in_the_query_without_a_value_is_named() -> None:
     assert "--param" not in failed.stderr
 
 
+@pytest.mark.parametrize("source", ["rides.csv", "rides.parquet", "sqlite:///rides.db#rides"])
+def test_a_table_or_a_column_that_the_source_lacks_is_a_wrong_option(source: str) -> None:
+    write(source, rides(3))
+    job = ["scored_app:minutes", "--from", source, "--to", "out.jsonl"]
+    refused = [(score(*job, "--id", "nope"), "has no column 'nope' to take the ids from")]
+    write(source, [{"ride_id": row["ride_id"], "zone": row["zone"]} for row in rides(3)])
+    if "#" in source:
+        query = "SELECT ride_id, zone FROM rides"
+        job[2] = "sqlite:///rides.db"
+        refused.append((score(*job, "--query", query), "has no column 'distance', which RideStarted needs"))
+        job[2] += "#ride"
+        refused.append((score(*job), "there is no table 'ride'; there are: rides"))
+    else:
+        refused.append((score(*job), "has no column 'distance', which RideStarted needs"))
+    for result, message in refused:
+        assert message in " ".join(result.stderr.split())
+        assert result.exit_code == 2
+
+
 def test_rows_with_an_id_of_an_earlier_row_are_told_by_their_numbers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

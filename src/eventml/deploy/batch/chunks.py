@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from eventml.deploy.batch.output_columns import OutputSchema, Values, as_list, readable_values, take
-from eventml.errors import DecodeError, SourceError
+from eventml.errors import DecodeError, SourceMismatchError
 from eventml.printable import printable
 
 Part = TypeVar("Part")
@@ -267,9 +267,9 @@ class Target(Protocol):
 
 
 def require_id_column(source: object, columns: Sequence[str], id_column: str) -> None:
-    """Raise SourceError unless the source has the column of the ids."""
+    """Raise SourceMismatchError unless the source has the column of the ids."""
     if id_column not in columns:
-        raise SourceError(
+        raise SourceMismatchError(
             f"{source} has no column {id_column!r} to take the ids from; there are: {', '.join(columns)}. "
             "Choose one with --id, or id_column of a scorer"
         )

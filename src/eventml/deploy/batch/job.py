@@ -53,8 +53,8 @@ class ScorePlan(msgspec.Struct, frozen=True, kw_only=True):
         id_column: The column of the rows' ids; None is the `id_field` of the predictor's topic.
         chunk: The most rows that are read, scored and written at once.
         checkpoint: Seconds between two checkpoints of a file target. A table has one for each chunk.
-        max_rejects: Stop when more rows than this are rejected; None is no limit. A run with more rejects than
-            this is not resumed, but begins anew.
+        max_rejects: Stop when more rows than this are rejected; None is no limit. A run with more of them is
+            not resumed, but begins anew.
         csv_formulas: Write texts that a spreadsheet takes for formulas to a CSV as they are.
         partition_by: The columns of predictions by whose values a folder of Parquet files is divided.
         only_new: Do not score the rows whose prediction the table has, by this predictor and model version.

@@ -27,7 +27,7 @@ from eventml.deploy.batch.chunks import (
 )
 from eventml.deploy.batch.csv_reader import value_of_cell, value_of_type
 from eventml.deploy.batch.output_columns import Values, as_list, column_kind, readable_values
-from eventml.errors import DecodeError, SourceError
+from eventml.errors import DecodeError, SourceMismatchError
 from eventml.event_types import convert, fields_of, json_decoder
 from eventml.frames import FrameType, cast_table
 from eventml.runtime import describe
@@ -87,14 +87,14 @@ class RowDecoder:
         """Choose the columns that the event needs.
 
         Raises:
-            SourceError: The source lacks a column that the event requires.
+            SourceMismatchError: The source lacks a column that the event requires.
         """
         if self._fields is None:
             return list(available)
         missing = [name for name, field in self._fields.items() if field.required and name not in available]
         if missing:
             kind = getattr(self._type, "__name__", self._type)
-            raise SourceError(
+            raise SourceMismatchError(
                 f"{source} has no column {', '.join(map(repr, missing))}, which {kind} needs; there are: "
                 f"{', '.join(available)}. Rename it, by --query or before: SELECT ... AS {missing[0]}"
             )

@@ -14,7 +14,7 @@ from eventml.deploy.batch.chunks import RowChunk, require_id_column
 from eventml.deploy.batch.locations import SqlLocation
 from eventml.deploy.batch.output_columns import as_list
 from eventml.deploy.batch.sql_tables import open_engine, split_table_name, translate_errors
-from eventml.errors import ConfigError, DecodeError, SourceError
+from eventml.errors import ConfigError, DecodeError, SourceError, SourceMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -214,7 +214,7 @@ class SqlSource:
         table, schema = split_table_name(self._location, connection.dialect.name)
         if not inspector.has_table(table, schema):
             there = sorted(inspector.get_table_names(schema) + inspector.get_view_names(schema))[:20]
-            raise SourceError(
+            raise SourceMismatchError(
                 f"{self._location}: there is no table {table!r}; there are: {', '.join(there) or 'none'}"
             )
         reflected = inspector.get_columns(table, schema)

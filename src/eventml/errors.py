@@ -168,7 +168,7 @@ class TargetError(JobError):
 
 
 class JobRunningError(TargetError):
-    """Another run of the job is under way and has its target locked; nothing was changed."""
+    """Another run has the target locked, or any process a DuckDB file: nothing was changed."""
 
 
 class BackendError(EventMLError):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from typer.testing import CliRunner
 
+from eventml.cli.app import app
 from eventml.errors import ConfigError, JobError, SourceError, TargetError
 from tests.batch.conftest import read, rides, write
 
@@ -111,6 +115,26 @@ def test_a_table_with_types_and_constraints_of_its_own(scored_now: ScoreNow) -> 
         lake.execute("UPDATE rides SET distance = 1 WHERE ride_id >= 64")
     assert scored_now("numbered", f"{LAKE}#rides", f"{LAKE}#minutes", chunk=64).written == 36 + 64
     assert [row["id"] for row in found()] == list(range(100))
+
+
+@pytest.mark.parametrize("source", ["rides.csv", f"{LAKE}#rides"])
+def test_a_file_that_another_process_has_open_has_the_status_of_a_run_under_way(source: str) -> None:
+    make(rides(3))
+    write("rides.csv", rides(3))
+    hold = "import duckdb, sys; lake = duckdb.connect('lake.duckdb'); print(flush=True); sys.stdin.read()"
+    job = ["score", "scored_app:minutes", "--from", source, "--to", f"{LAKE}#minutes"]
+    with subprocess.Popen(  # noqa: S603 - our own Python
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "\n"
+        refused = CliRunner().invoke(app, job)
+        other.communicate("", timeout=30)
+    assert refused.exit_code == 75, refused.output
+    assert "Only one process at a time can open a DuckDB file: try again later" in " ".join(
+        refused.stderr.split()
+    )
+    assert CliRunner().invoke(app, job).exit_code == 0
 
 
 def test_what_cannot_be_read_or_written_is_named(scored_now: ScoreNow, folder: Path) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from eventml.config import without_secrets
 from eventml.deploy.batch.locations import SqlLocation
 from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema
-from eventml.errors import ConfigError, JobError, SourceError, TargetError
+from eventml.errors import ConfigError, JobError, JobRunningError, SourceError, TargetError
 
 LOCK_TIMEOUT: Final = 30.0
 """Seconds to wait for another process that has locked a SQLite file; `?timeout=` in the URL replaces it."""
@@ -23,6 +23,8 @@ KEY: Final = ("id", "predictor", "model_version")
 """The unique key of the predictions."""
 
 _REFUSED: Final = {"54000", "P0001"}  # PostgreSQL's index row too large, and what a trigger raises
+
+_HELD: Final = "Could not set lock on file"  # DuckDB, of a file that another process has open
 
 _INVALID: Final = (ValueError, OverflowError)  # values that cannot be converted here or by a driver
 
@@ -90,7 +92,8 @@ class InvalidRowError(TargetError):
 def translate_errors(location: SqlLocation, error: type[JobError]) -> Iterator[None]:
     """Raise `error` in place of what the database raises; its text holds no password.
 
-    That is `InvalidRowError` where a target refuses values.
+    That is `InvalidRowError` where a target refuses values, and `JobRunningError` where another process has
+    a DuckDB file open, to read from it or to write to it.
     """
     try:
         yield
@@ -104,6 +107,8 @@ def translate_errors(location: SqlLocation, error: type[JobError]) -> Iterator[N
             error = InvalidRowError
         reason = str(original).strip().partition("\n")[0] or type(original).__name__
         done = "read" if error is SourceError else "written"
+        if _HELD in reason:
+            error = JobRunningError
         reason = without_secrets(reason, location.url)
         # A traceback shows the cause's text.
         cause = exc if without_secrets(str(exc), location.url) == str(exc) else None
@@ -117,6 +122,8 @@ def _refuses_values(exc: Exception, original: Exception) -> bool:
 
 
 def _advice(reason: str) -> str:
+    if _HELD.lower() in reason:
+        return ". Only one process at a time can open a DuckDB file: try again later"
     if "locked" in reason:
         return (
             f". Another process holds the database, for longer than {LOCK_TIMEOUT:g} s (?timeout=SECONDS in "

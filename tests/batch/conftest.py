@@ -145,7 +145,7 @@ def read(place: str) -> Scored:
         engine.dispose()
         return Scored(*found)
     path = Path(place)
-    rejects = path.with_name(f"{path.stem}.rejects.jsonl")
+    rejects = path.with_name(f"{path.name}.rejects.jsonl")
     bad = [json.loads(line) for line in rejects.read_text().splitlines()] if rejects.exists() else []
     if path.suffix == ".delta":
         deltalake: Any = pytest.importorskip("deltalake")

@@ -198,7 +198,9 @@ def test_a_file_of_something_else_is_not_replaced(target: str, scored_now: Score
 
 
 @pytest.mark.parametrize("linked", [True, False])
-@pytest.mark.parametrize("source", ["out.jsonl", "out.rejects.jsonl", "out.jsonl.eventml/rejects.jsonl"])
+@pytest.mark.parametrize(
+    "source", ["out.jsonl", "out.jsonl.rejects.jsonl", "out.jsonl.eventml/rejects.jsonl"]
+)
 def test_a_run_that_would_replace_its_source_is_refused(
     source: str, linked: bool, scored_now: ScoreNow
 ) -> None:
@@ -220,10 +222,10 @@ def test_a_rejects_file_of_something_else_is_not_replaced(rejected: bool, scored
     rows = rides(3)
     rows[0]["zone"] = 13 if rejected else 20
     source = write("rides.parquet", rows)
-    path = Path("out.rejects.jsonl")
+    path = Path("out.csv.rejects.jsonl")
     write(str(path), rides(1))
     before = path.read_bytes()
-    with pytest.raises(TargetError, match=r"out\.rejects\.jsonl: the file exists and holds no rejects"):
+    with pytest.raises(TargetError, match=r"out\.csv\.rejects\.jsonl: the file exists and holds no rejects"):
         scored_now("minutes", source, "out.csv")
     assert path.read_bytes() == before
     path.write_bytes(b"")

@@ -57,7 +57,7 @@ def test_the_last_version_is_read_and_a_run_is_one_commit(
         assert (summary.read, summary.written, summary.rejected) == (501, 500, 1)
         assert version("out.delta") == run
         assert read("out.delta").rows == expected
-    [reject] = Path("out.rejects.jsonl").read_text().splitlines()
+    [reject] = Path("out.delta.rejects.jsonl").read_text().splitlines()
     assert json.loads(reject)["id"] == "r-9999999"
     assert not Path("out.delta.eventml").exists()
 

@@ -20,7 +20,7 @@ from eventml.errors import TargetError
 from tests.batch.conftest import read, rides, write
 
 if TYPE_CHECKING:
-    from tests.batch.conftest import Score
+    from tests.batch.conftest import Score, ScoreNow
 
 FILES = ("out.parquet", "out.csv", "out.jsonl")
 RUN = RunIdentity("predict", "", "", "rides.csv", "1", "ride_id")
@@ -131,3 +131,13 @@ def test_outputs_of_other_fields_than_in_an_earlier_part_are_refused(folder: Pat
     with pytest.raises(TargetError, match=r"other fields than before: .*Annotate its output's type"):
         second.write(chunk)
     second.close()
+
+
+def test_targets_that_differ_in_their_suffix_alone_have_rejects_of_their_own(scored_now: ScoreNow) -> None:
+    rows = rides(len(FILES) + 1)
+    for file, row in zip(FILES, rows, strict=False):
+        bad = [{**one, "zone": 13} if one is row else one for one in rows]
+        summary = scored_now("minutes", write("rides.parquet", bad), file)
+        assert summary.rejects == f"{file}.rejects.jsonl"
+    for file, row in zip(FILES, rows, strict=False):
+        assert [one["id"] for one in read(file).rejects] == [row["ride_id"]]

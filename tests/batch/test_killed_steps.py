@@ -86,8 +86,9 @@ def test_a_run_that_ends_before_any_step_is_complete_when_it_is_run_again(
         assert (summary.read, summary.rejected) == (40, len(rejected))
         ids = [row["ride_id"] for row in rows]
         assert [row["id"] for row in found(target)] == ids[len(rejected) :]
-        rejects = Path("out.rejects.jsonl").read_text().splitlines() if rejected else []
+        file = Path(f"{target.rstrip('/')}.rejects.jsonl")
+        rejects = file.read_text().splitlines() if rejected else []
         assert sorted(json.loads(line)["id"] for line in rejects) == ids[: len(rejected)]
-        assert Path("out.rejects.jsonl").exists() is bool(rejected)
+        assert file.exists() is bool(rejected)
         assert not Path(f"{target.rstrip('/')}.eventml").exists()
     assert step > 10

@@ -69,5 +69,5 @@ def test_the_message_names_the_file_that_has_the_rejects_of_the_run() -> None:
     assert "They are kept in out.csv.eventml/rejects.jsonl." in " ".join(stopped.stderr.split())
     assert len(Path("out.csv.eventml/rejects.jsonl").read_text().splitlines()) == 2
     finished = CliRunner().invoke(app, [*command, "3"])
-    assert json.loads(finished.stdout)["rejects"] != "out.csv.eventml/rejects.jsonl"
+    assert json.loads(finished.stdout)["rejects"] == "out.csv.rejects.jsonl"
     assert len(read("out.csv").rejects) == 3

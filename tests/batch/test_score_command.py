@@ -160,7 +160,7 @@ def test_rows_with_an_id_of_an_earlier_row_are_told_by_their_numbers(
     result = score("scored_app:minutes", "--from", "rides.csv", "--to", "out.csv")
     assert result.exit_code == 3
     assert "rides.csv: line 12 has the id of line 4, and is rejected" in caplog.text
-    assert "; 1 rejected (1 with the id of an earlier row): see out.rejects.jsonl (" in result.stdout
+    assert "; 1 rejected (1 with the id of an earlier row): see out.csv.rejects.jsonl (" in result.stdout
 
 
 def test_new_rows_alone_are_refused_for_a_file() -> None:

@@ -94,12 +94,12 @@ class TestS3:
         for _ in range(2):  # the second run replaces what the first has written
             summary = scored_now("minutes", f"s3://lake/in/rides.{form}", f"s3://lake/out/minutes.{form}")
             assert summary.written == 500
-            assert summary.rejects == "s3://lake/out/minutes.rejects.jsonl"
+            assert summary.rejects == f"s3://lake/out/minutes.{form}.rejects.jsonl"
         Path(f"got.{form}").write_bytes(self.body(f"out/minutes.{form}"))
         assert in_order(read(f"got.{form}").rows) == expected
-        [reject] = self.body("out/minutes.rejects.jsonl").splitlines()
+        [reject] = self.body(f"out/minutes.{form}.rejects.jsonl").splitlines()
         assert json.loads(reject)["id"] == "r-9999999"
-        assert self.keys() == [f"in/rides.{form}", f"out/minutes.{form}", "out/minutes.rejects.jsonl"]
+        assert self.keys() == [f"in/rides.{form}", f"out/minutes.{form}", f"out/minutes.{form}.rejects.jsonl"]
         assert not list(cache.rglob("part-*"))
 
     def test_rejects_of_an_earlier_run_are_deleted(self, scored_now: ScoreNow) -> None:
@@ -148,7 +148,7 @@ class TestS3:
                 "minutes", "s3://lake/trips/", "s3://lake/out.delta/", partition_by=partition_by
             )
             assert (summary.read, summary.rejected) == (501, 1)
-            assert summary.rejects == "s3://lake/out.rejects.jsonl"
+            assert summary.rejects == "s3://lake/out.delta.rejects.jsonl"
             table = delta.DeltaTable("s3://lake/out.delta")
             assert table.version() == version
             rows = delta.QueryBuilder().register("rows", table).execute("SELECT * FROM rows")

@@ -219,13 +219,13 @@ def test_links_put_in_the_place_of_the_rejects_are_replaced_and_not_followed(
 ) -> None:
     run = target()
     run.begin(RUN, None)
-    Path("out.rejects.jsonl").symlink_to("private/letter.txt")
+    Path("out.parquet.rejects.jsonl").symlink_to("private/letter.txt")
     chunk = chunk_of(1, [1])
     chunk.rejected = [RejectedRow("2", "ValueError", "no", "{}")] * rejected
     run.write(chunk)
     run.finish()
     run.close()
-    assert not Path("out.rejects.jsonl").is_symlink()
+    assert not Path("out.parquet.rejects.jsonl").is_symlink()
     assert len(read("out.parquet").rejects) == rejected
     assert private[2].read_bytes() == b"secret"
 

@@ -161,7 +161,7 @@ def predicts(rides: list[dict]) -> list[dict]:
     result = invoke("score", "app:predicts", "--from", "rides.jsonl", "--to", "out.jsonl", "--id", "ride_id")
     assert result.exit_code == 3, result.output
     check(result.output)
-    rejects = (folder / "out.rejects.jsonl").read_text()
+    rejects = (folder / "out.jsonl.rejects.jsonl").read_text()
     check(rejects)
     [rejected] = map(json.loads, rejects.splitlines())
     assert rejected["id"] == HOSTILE

@@ -140,7 +140,7 @@ def test_the_lines_of_a_cell_that_is_too_long_are_no_rows(monkeypatch: pytest.Mo
     finally:
         csv.field_size_limit(before)
     assert [row["id"] for row in rows_of("out.jsonl")] == ["2", "4"]
-    assert [row["id"] for row in rows_of("out.rejects.jsonl")] == ["line 2", "line 204"]
+    assert [row["id"] for row in rows_of("out.jsonl.rejects.jsonl")] == ["line 2", "line 204"]
 
 
 @pytest.mark.parametrize("cell", [" 1.5 ", "\t1.5", "1.5\u00a0", "1.5"])
@@ -149,7 +149,7 @@ def test_blanks_around_a_number_are_ignored_by_score_as_by_publish(cell: str) ->
     assert [row.event["weight"] for row in published(data)] == [1.5, None, "1,5"]
     assert score("echo", "notes.csv", "out.jsonl").exit_code == 3
     assert [(row["text"], row["weight"]) for row in rows_of("out.jsonl")] == [(" 1.5 ", 1.5), ("7", None)]
-    assert [row["id"] for row in rows_of("out.rejects.jsonl")] == ["3"]
+    assert [row["id"] for row in rows_of("out.jsonl.rejects.jsonl")] == ["3"]
 
 
 def test_json_lines_with_a_byte_order_mark_and_windows_line_ends() -> None:

@@ -166,7 +166,7 @@ def test_as_a_job(ride_type: Any, source: str, tmp_path: Path, monkeypatch: pyte
         database.commit()
     [row] = anyio.run(as_a_job, app(ride_type), source)
     assert (row["id"], row["ride_id"], row["miles"]) == ("r-1", "r-1", 3.0)
-    [reject] = [json.loads(line) for line in Path("out.rejects.jsonl").read_bytes().splitlines()]
+    [reject] = [json.loads(line) for line in Path("out.jsonl.rejects.jsonl").read_bytes().splitlines()]
     assert reject["id"] == "r-2"
 
 

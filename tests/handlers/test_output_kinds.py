@@ -80,7 +80,7 @@ async def job(bus: Bus, rows: int) -> tuple[list[Any], list[Any]]:
     await anyio.Path("rides.jsonl").write_text("".join(f'{{"number": {n}}}\n' for n in range(1, rows + 1)))
     source, target = parse_location("rides.jsonl", option="--from"), parse_location("o.jsonl", option="--to")
     await score(bus, ScorePlan(predictor="score", source=source, target=target))
-    written, rejects = anyio.Path("o.jsonl"), anyio.Path("o.rejects.jsonl")
+    written, rejects = anyio.Path("o.jsonl"), anyio.Path("o.jsonl.rejects.jsonl")
     texts = [await path.read_text() if await path.exists() else "" for path in (written, rejects)]
     found, rejected = [[json.loads(line) for line in text.splitlines()] for text in texts]
     return found, rejected

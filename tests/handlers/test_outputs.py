@@ -184,7 +184,7 @@ def test_forms_as_a_job(
     anyio.run(run_job, app(function))
     written = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert [(str(row["id"]), row["number"]) for row in written] == [("100", 3), ("20", 2)]
-    [reject] = [json.loads(line) for line in Path("out.rejects.jsonl").read_text().splitlines()]
+    [reject] = [json.loads(line) for line in Path("out.jsonl.rejects.jsonl").read_text().splitlines()]
     assert (str(reject["id"]), reject["exception"], reject["message"]) == ("0", "Reject", "zero")
 
 

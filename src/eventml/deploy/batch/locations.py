@@ -96,7 +96,7 @@ class FileLocation(msgspec.Struct, frozen=True):
 
     def rejects(self) -> FileLocation:
         """Return the location of the file of rejected rows, beside it."""
-        name = f"{self.path.stem}.rejects.jsonl"
+        name = f"{self.path.name}.rejects.jsonl"
         url, query = self.url.partition("?")[::2]
         above = url.rstrip("/").rpartition("/")[0]
         url = f"{above}/{name}{query and '?'}{query}" if url else ""

@@ -174,6 +174,42 @@ class TestS3:
         assert not (folder / "loaded").exists()
         assert [one["Name"] for one in self.client.list_buckets()["Buckets"]] == ["lake"]
 
+    @pytest.mark.parametrize("target", ["out.parquet", "out.csv", "out/", "out.delta"])
+    def test_without_credentials_their_settings_are_named(
+        self, target: str, scored_now: ScoreNow, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write("rides.parquet", rides(2))
+        for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(f"AWS_{name}")
+        for name in ("SHARED_CREDENTIALS_FILE", "CONFIG_FILE"):
+            monkeypatch.setenv(f"AWS_{name}", "none")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        for places in (("rides.parquet", f"s3://lake/{target}"), (f"s3://lake/{target}", "out.parquet")):
+            with pytest.raises(JobError, match="Unable to locate credentials") as refused:
+                scored_now("minutes", *places)
+            assert "exists" not in str(refused.value)
+            assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" in str(refused.value)
+
+    def test_a_delta_table_at_a_server_without_tls_needs_a_setting(
+        self, scored_now: ScoreNow, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        delta = pytest.importorskip("deltalake")
+        table = pa.Table.from_pylist(rides(2))
+        for name in ("trips", "trips.delta"):
+            delta.write_deltalake(f"s3://lake/{name}", table)
+        write("rides.parquet", rides(2))
+        monkeypatch.setenv("SLOW", "0")  # as above
+        monkeypatch.delenv("AWS_ALLOW_HTTP")
+        for places in (
+            ("rides.parquet", "s3://lake/out.delta"),
+            ("s3://lake/trips/", "out.parquet"),
+            ("s3://lake/trips.delta", "out.parquet"),
+        ):
+            with pytest.raises(ConfigError, match="only if AWS_ALLOW_HTTP=true is set in the environment"):
+                scored_now("minutes", *places)
+        assert not (folder / "loaded").exists()
+        assert scored_now("minutes", "rides.parquet", "s3://lake/out/").written == 2
+
     def test_marks_of_empty_folders_are_no_files(self, scored_now: ScoreNow) -> None:
         write("rides.parquet", rides(3))
         self.client.upload_file("rides.parquet", "lake", "trips/day=1/a.parquet")

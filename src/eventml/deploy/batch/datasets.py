@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from itertools import chain, starmap
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,7 @@ from eventml.deploy.batch.chunks import RowChunk, require_id_column
 from eventml.deploy.batch.locations import DELTA, FileLocation
 from eventml.deploy.batch.output_columns import column_kind
 from eventml.deploy.batch.stores import file_system, fingerprint_of, store_errors
-from eventml.errors import SourceError, TargetError
+from eventml.errors import ConfigError, SourceError, TargetError
 from eventml.event_types import fields_of
 from eventml.models import import_extra
 
@@ -106,17 +107,31 @@ def delta_table(location: FileLocation) -> Any:
 
     Raises:
         SourceError: Its columns have other names in its files.
+        ConfigError: It is, or would be, at a server without TLS, which the environment does not allow.
     """
     if location.format != "dataset":
         return None
     path, files = file_system(location)
-    if files.get_file_info(f"{path}/_delta_log").type != fs.FileType.Directory:
+    there = files.get_file_info(f"{path}/_delta_log").type == fs.FileType.Directory
+    if there or location.path.suffix == DELTA:
+        _check_http(location)
+    if not there:
         return None
     table = import_extra("deltalake", "delta", "a Delta table").DeltaTable(location.url or path)
     # Tables of an older protocol do not declare the feature, and deltalake reads other columns then.
     if table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
         raise SourceError(f"{location}: a Delta table with column mapping cannot be read")
     return table
+
+
+def _check_http(location: FileLocation) -> None:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT", "")
+    plain = location.url.startswith("s3:") and endpoint.startswith("http:")
+    if plain and "AWS_ALLOW_HTTP" not in os.environ:
+        raise ConfigError(
+            f"{location}: AWS_ENDPOINT_URL is http://, where deltalake reads and writes only if "
+            "AWS_ALLOW_HTTP=true is set in the environment"
+        )
 
 
 def open_dataset(location: FileLocation) -> pads.Dataset:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _KILLED: Final = re.compile(r"(^|/)part-\d+\.parquet$")  # what a killed run of ours may have left unfinished
 
+_CONTENT: Final = (pa.ArrowException, msgspec.DecodeError, UnicodeError, SourceError)
+
 
 def is_in_source(target: FileLocation, source: FileLocation) -> bool:
     """Return whether a target is the source, or lies in the folder that is the source."""
@@ -41,8 +43,12 @@ def check_replaceable(
     except FileNotFoundError:
         return
     except (pa.ArrowException, msgspec.DecodeError, SourceError) as exc:
-        if isinstance(exc.__cause__, FileNotFoundError):  # in a store, or of a folder
+        cause = exc.__context__
+        if isinstance(cause, FileNotFoundError):  # in a store, or of a folder
             return
+        # Arrow raises an OSError without a number for a damaged file.
+        if cause and not isinstance(cause, _CONTENT) and getattr(cause, "errno", "") is not None:
+            raise TargetError(str(exc)) from exc
         problem = str(exc)
     if problem:
         kind = "folder" if location.format == "dataset" else "file"

@@ -38,6 +38,8 @@ def store_errors(
         reason = getattr(exc, "strerror", None) or str(exc).partition("\n")[0] or type(exc).__name__
         secret = without_secrets(str(exc), location.url) != str(exc)
         text = f"{location}: cannot be {doing}{place()}: {without_secrets(reason, location.url)}"
+        if location.url.startswith("s3:") and "credentials" in reason:
+            text += ": set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         raise error(text) from (None if secret else exc)
 
 

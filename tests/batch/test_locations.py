@@ -72,7 +72,7 @@ def test_an_invalid_location_is_refused_with_the_reason(text: str, query: str, r
     ("given", "reason"),
     [
         (["a=1", "a=2"], "--param a is given twice"),
-        (["a=1", "b=2"], "--param b: expected NAME=VALUE, with :NAME in --query"),
+        (["a=1", "b=2"], "--param b: --query has no :b; add it where"),
         (["a"], "--param a: expected NAME=VALUE"),
         (["=1"], "--param : expected NAME=VALUE"),
         (["a.b=1"], "--param a.b: expected NAME=VALUE"),

@@ -115,10 +115,12 @@ def test_the_interval_of_a_query_is_given_as_parameters() -> None:
     job = ["scored_app:minutes", "--from", "sqlite:///rides.db", "--to", "out.csv", "--query", query]
     assert score(*job, "--param", "start=22", "--param", "end=25").exit_code == 0
     assert [row["zone"] for row in read("out.csv").rows] == [22, 23, 24]
-    for wrong in ("month=1", "start"):
+    missing = "--param month: --query has no :month; add it where the value belongs"
+    form = "--param start: expected NAME=VALUE, with :NAME in --query"
+    for wrong, message in (("month=1", missing), ("start", form)):
         refused = score(*job, "--param", wrong)
         assert refused.exit_code == 2
-        assert "expected NAME=VALUE, with :NAME in --query" in " ".join(refused.stderr.split())
+        assert message in " ".join(refused.stderr.split())
 
 
 def test_a_name_in_the_query_without_a_value_is_named() -> None:

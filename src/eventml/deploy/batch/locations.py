@@ -170,8 +170,10 @@ def _parse_database(text: str, option: str, query: str, parameters: Sequence[str
         raise ConfigError(f"{option} {redact(url)}: no table is named: add #table to the URL{alternative}")
     values: dict[str, str] = {}
     for name, given, value in (one.partition("=") for one in parameters):
-        if not (given and name.isidentifier() and re.search(rf"(?<!:):{name}\b", query)):
+        if not (given and name.isidentifier()):
             raise ConfigError(f"--param {name}: expected NAME=VALUE, with :NAME in --query")
+        if not re.search(rf"(?<!:):{name}\b", query):
+            raise ConfigError(f"--param {name}: --query has no :{name}; add it where the value belongs")
         if name in values:
             raise ConfigError(f"--param {name} is given twice: name each value once")
         values[name] = value

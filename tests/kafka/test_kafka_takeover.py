@@ -1,0 +1,96 @@
+"""A static member takes the place of one that died: without a rebalance, and the group loses nothing by it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions
+
+from eventml.backends.base import Completion
+from eventml.backends.kafka import settings as kafka_settings
+from eventml.backends.kafka.connection import abort
+from tests.kafka.conftest import connected, new_topic, records
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from backends.kafka.cluster import KafkaCluster
+
+pytestmark = [pytest.mark.anyio, pytest.mark.kafka]
+
+SESSION = 60.0  # seconds: no test waits for its end
+
+
+@asynccontextmanager
+async def named(cluster: KafkaCluster, name: str, topic: str, group: str) -> AsyncIterator[Any]:
+    """A member of this name, in a connection of its own."""
+    async with connected(cluster, session_timeout=SESSION) as backend:
+        backend.name_members(name)
+        async with backend.subscribe([topic], group=group, start="earliest") as member:
+            yield member
+
+
+async def die(member: Any) -> None:
+    """End as the process would that is killed: nothing more is sent, and the group is not left."""
+    await abort(member._member._consumer)
+
+
+async def grow(cluster: KafkaCluster, topic: str, partitions: int) -> None:
+    def create() -> None:
+        admin = AdminClient({"bootstrap.servers": cluster.bootstrap})
+        [done] = admin.create_partitions([NewPartitions(topic, partitions)]).values()
+        done.result(timeout=20)
+
+    await anyio.to_thread.run_sync(create)
+    async with connected(cluster) as backend, asyncio.timeout(20):
+        while (await backend._admin.partition_counts([topic]))[topic] != partitions:
+            await asyncio.sleep(0.05)
+
+
+def partitions(*members: Any) -> int:
+    return sum(len(member._member.assignment.states) for member in members)
+
+
+async def until_read(wanted: int, *members: Any) -> None:
+    async with asyncio.timeout(20):
+        while partitions(*members) != wanted:
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("grows", ["after", "before"])
+async def test_what_replaces_the_leader_of_a_group_finds_new_partitions(
+    kafka_broker: KafkaCluster, monkeypatch: pytest.MonkeyPatch, grows: str
+) -> None:
+    """A group's leader notices them. The broker does not tell a member that it has become one in this way."""
+    monkeypatch.setattr(kafka_settings, "_METADATA_MAX_AGE", 200)
+    topic, group = await new_topic(kafka_broker, partitions=2), token_hex(4)
+    async with AsyncExitStack() as stack:
+        leader = await stack.enter_async_context(named(kafka_broker, "one", topic, group))
+        follower = await stack.enter_async_context(named(kafka_broker, "two", topic, group))
+        await until_read(2, leader, follower)
+        await until_read(1, follower)
+        before = follower._member.assignment.version
+        await die(leader)
+        if grows == "before":
+            await grow(kafka_broker, topic, 6)
+        successor = await stack.enter_async_context(named(kafka_broker, "one", topic, group))
+        if grows == "after":
+            await asyncio.sleep(1.0)
+            assert partitions(successor) == partitions(follower) == 1
+            assert follower._member.assignment.version == before, "the death has caused a rebalance"
+            await grow(kafka_broker, topic, 6)
+        await until_read(6, successor, follower)
+        async with connected(kafka_broker) as backend:
+            await backend.publish(records(topic, range(60)))
+        found = 0
+        async with asyncio.timeout(20):
+            while found < 60:
+                for member in (successor, follower):
+                    taken = await member.receive(100)
+                    await member.complete([Completion(one) for one in taken])
+                    found += len(taken)

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 from eventml.backends.base import Completion
 from eventml.backends.kafka import settings as kafka_settings
 from eventml.backends.kafka.connection import abort
-from tests.kafka.conftest import connected, new_topic, records
+from tests.kafka.conftest import connected, new_topic, receive, records
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -94,3 +94,20 @@ async def test_what_replaces_the_leader_of_a_group_finds_new_partitions(
                     taken = await member.receive(100)
                     await member.complete([Completion(one) for one in taken])
                     found += len(taken)
+
+
+async def test_the_next_process_may_read_other_topics_in_the_group(
+    kafka_broker: KafkaCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The app was changed while it ran: what replaces a dead worker has other handlers of the same group."""
+    topic, other, group = await new_topic(kafka_broker), await new_topic(kafka_broker), token_hex(4)
+    async with AsyncExitStack() as stack:
+        member = await stack.enter_async_context(named(kafka_broker, "one", topic, group))
+        await die(member)
+        caplog.clear()
+        async with asyncio.timeout(20):
+            successor = await stack.enter_async_context(named(kafka_broker, "one", other, group))
+        assert "joining again" not in caplog.text
+        async with connected(kafka_broker) as backend:
+            await backend.publish(records(other, range(20)))
+        assert {one.record.topic for one in await receive(successor, 20)} == {other}

@@ -190,7 +190,9 @@ class KafkaBackend:
 
     def _new_member(self, topics: Mapping[str, int], group: str, start: Start) -> Member:
         self._members[group] += 1
-        name = None if self._name is None else f"{self._name}-{self._members[group]}"
+        # A name has the topics: the place of a member that read others comes with their partitions.
+        parts = (self._name, *sorted(topics), self._members[group])
+        name = None if self._name is None else "-".join(map(str, parts))
         completer: AtLeastOnce | ExactlyOnce = AtLeastOnce(self._publisher)
         if self._settings.delivery == "exactly_once":
             timeout = self._settings.publish_timeout

@@ -1,4 +1,4 @@
-"""A static member takes the place of one that died: without a rebalance, and the group loses nothing by it."""
+"""A static member takes the place of one that died: without a rebalance, and nothing is missed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 from eventml.backends.base import Completion
 from eventml.backends.kafka import settings as kafka_settings
 from eventml.backends.kafka.connection import abort
+from eventml.errors import UnavailableError
 from tests.kafka.conftest import connected, new_topic, receive, records
 
 if TYPE_CHECKING:
@@ -111,3 +112,25 @@ async def test_the_next_process_may_read_other_topics_in_the_group(
         async with connected(kafka_broker) as backend:
             await backend.publish(records(other, range(20)))
         assert {one.record.topic for one in await receive(successor, 20)} == {other}
+
+
+async def test_a_process_whose_member_was_replaced_before_dies(kafka_broker: KafkaCluster) -> None:
+    """A member that fails is replaced in its process. The next process takes the place of the last one."""
+    topic, group = await new_topic(kafka_broker, partitions=2), token_hex(4)
+    async with AsyncExitStack() as stack:
+        member = await stack.enter_async_context(named(kafka_broker, "one", topic, group))
+        other = await stack.enter_async_context(named(kafka_broker, "two", topic, group))
+        async with connected(kafka_broker) as backend:
+            await backend.publish(records(topic, range(40)))
+        await until_read(1, member)
+        for _ in range(2):
+            member._member.fail(UnavailableError("on purpose"))
+            with pytest.raises(UnavailableError, match="on purpose"):
+                await member.receive(1)
+            await receive(member, 1)
+        await until_read(1, other)
+        before = other._member.assignment.version
+        await die(member)
+        successor = await stack.enter_async_context(named(kafka_broker, "one", topic, group))
+        assert await receive(successor, 1)
+        assert other._member.assignment.version == before, "the death has caused a rebalance"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -15,12 +17,13 @@ from eventml.backends.base import Completion
 from eventml.backends.kafka import settings as kafka_settings
 from eventml.backends.kafka.connection import abort
 from eventml.errors import UnavailableError
-from tests.kafka.conftest import connected, new_topic, receive, records
+from tests.kafka.conftest import connected, everything, new_topic, receive, records, until_finished
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from backends.kafka.cluster import KafkaCluster
+    from tests.kafka.conftest import StartWorker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.kafka]
 
@@ -134,3 +137,24 @@ async def test_a_process_whose_member_was_replaced_before_dies(kafka_broker: Kaf
         successor = await stack.enter_async_context(named(kafka_broker, "one", topic, group))
         assert await receive(successor, 1)
         assert other._member.assignment.version == before, "the death has caused a rebalance"
+
+
+async def test_one_output_for_one_input_if_each_process_dies_in_a_transaction(
+    kafka_broker: KafkaCluster, start_worker: StartWorker
+) -> None:
+    """No rebalance comes between: the next process ends the transactions before it asks for the offsets."""
+    topic, to, group = await new_topic(kafka_broker, 2), await new_topic(kafka_broker, 2), token_hex(4)
+    settings = {"delivery": "exactly_once", "session_timeout": SESSION}
+    common = {"topic": topic, "to": to, "group": group, "settings": settings, "limit": 20}
+    async with connected(kafka_broker, **settings) as backend:
+        await backend.publish(records(topic, range(2_000)))
+        async with named(kafka_broker, "stays", topic, group):  # it completes nothing
+            for _ in range(3):
+                dying = start_worker(kafka_broker, **common, name="one", die=0.5)
+                assert await anyio.to_thread.run_sync(dying.wait, 60) == -signal.SIGKILL
+            start_worker(kafka_broker, **common, name="one")
+            await asyncio.sleep(1)
+        await until_finished(backend, topic, group)
+        made = Counter(one.record.id for one in await everything(backend, to, 2_000))
+    assert set(made) == {f"id-{n}/made" for n in range(2_000)}
+    assert set(made.values()) == {1}

@@ -57,7 +57,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             `max.message.bytes`.
         compression: Compression of batches. All but gzip need the package cramjam, which is in the extra.
         session_timeout: A member without a heartbeat for this long loses its partitions.
-        heartbeat_interval: Time between two heartbeats, which also tell a member about a rebalance.
+        heartbeat_interval: Time between two heartbeats. At the next one a member learns of a rebalance, and
+            the group waits until all have.
         rebalance_timeout: How long the group waits for a member to give up its partitions.
         drain: Part of `rebalance_timeout` in which a member completes what is in flight.
         max_poll_interval: A member whose event loop is blocked for this long leaves its group. A slow
@@ -83,7 +84,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_request_size: Bytes = 1_048_576
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
     session_timeout: Seconds = 15.0
-    heartbeat_interval: Seconds = 3.0
+    heartbeat_interval: Seconds = 1.0
     rebalance_timeout: Seconds = 30.0
     drain: Annotated[float, Meta(ge=0)] = 10.0
     max_poll_interval: Seconds = 300.0

@@ -39,9 +39,9 @@ from eventml.backends.memory import Hub, Settings
 from eventml.bus import connection
 from eventml.codec import DecodedBatch
 from eventml.runtime import worker
-from eventml.runtime.dead_letters import DeadLetterWriter
-from eventml.runtime.outputs import Outputs
-from eventml.runtime.retry import Retry
+from eventml.runtime.calls.outputs import Outputs
+from eventml.runtime.failures.dead_letters import DeadLetterWriter
+from eventml.runtime.failures.retry import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from eventml.backends.base import Completion
     from eventml.handlers import Handler
     from eventml.records import Delivery
-    from eventml.runtime.poison import Call
+    from eventml.runtime.failures.poison import Call
 
     Case = Callable[[], AbstractContextManager[None]]
 

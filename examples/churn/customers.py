@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path  # noqa: TC003 - part of a signature that is read
+from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd

@@ -5,8 +5,9 @@ A record that cannot be decoded fails alone: its place in the batch holds the er
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -14,9 +15,6 @@ from eventml.errors import DecodeError, OutputError
 from eventml.event_types import Decode, json_decoder, msgpack_decoder, to_builtin, to_json
 from eventml.printable import cut
 from eventml.records import CONTENT_TYPE, FIELDS, JSON, MSGPACK, TOMBSTONE, Delivery
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 Format = Literal["json", "msgpack"]
 
@@ -48,8 +46,8 @@ class Decoder:
 
     Args:
         event_type: A type that `check_event_type` accepts.
-        strict: Whether a value must have its field's type: `"1"` is no integer. Models of pydantic say so
-            themselves.
+        strict: Whether a value must have its field's type: `"1"` is refused for an integer. Models of
+            pydantic decide for themselves.
     """
 
     def __init__(self, event_type: Any, *, strict: bool = True) -> None:

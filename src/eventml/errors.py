@@ -17,10 +17,7 @@ original is the `__cause__`. No message contains a secret: URLs are shown withou
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from collections.abc import Mapping
 
 
 class EventMLError(Exception):

@@ -6,14 +6,11 @@ Models and dataclasses of pydantic validate themselves. Each event is validated 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Final, get_args, get_origin, get_type_hints, is_typeddict
 
 import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 Decode = Callable[[bytes], Any]
 """Decodes the bytes of one event. Raises msgspec.DecodeError, msgspec.ValidationError if they do not fit the
@@ -78,7 +75,7 @@ def json_decoder(event_type: Any, *, strict: bool = True) -> Decode:
 
     Args:
         event_type: Type of the events.
-        strict: Whether `"1"` is no integer. A model of pydantic says so itself.
+        strict: Whether `"1"` is refused for an integer. A model of pydantic decides for itself.
     """
     if uses_pydantic(event_type):
         return _validating(_adapter(event_type).validate_json)

@@ -146,10 +146,10 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         share: Share of the keys whose events it answers, until `eventml canary` sets another one.
         on_worse: What happens once it is found to be worse than the predictor's model: `rollback` makes its
             share 0 on all workers; `alert` only says so, in the log and in `/readyz`.
-        max_slowdown: Most of its calls may take so many times as long as the model's, and a millisecond more.
+        max_slowdown: Most of its calls may take this many times as long as the model's, plus a millisecond.
         truth: Topic of the true values; None if errors are not compared.
         error: Field of a prediction with the number that is compared with the true value.
-        error_tolerance: The mean of its errors may be larger than the model's by this part of it.
+        error_tolerance: How much larger its mean error may be than the model's, as a fraction of the model's.
     """
 
     model: Any

@@ -19,11 +19,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 from unicodedata import category
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 _JOINERS: Final = "\u200c\u200d"
 _SELECTORS: Final = "\ufe0e\ufe0f"

@@ -116,7 +116,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 
 
 class Output(msgspec.Struct, frozen=True):
-    """What a predictor may return in the place of an output, to say more than its value.
+    """An output with a key, headers or a topic of its own; a predictor may return it in place of its value.
 
     Attributes:
         value: The output; None for no output.
@@ -124,7 +124,7 @@ class Output(msgspec.Struct, frozen=True):
         headers: Headers added to its record, texts by name. Those that the library writes cannot be replaced.
         topic: One of the predictor's topics; by default the one that has the value's type.
 
-    Anything else in them fails the event, with an `OutputError`.
+    Other values of these attributes fail the event, with an `OutputError`.
     """
 
     value: Any

@@ -45,7 +45,7 @@ def parse_start(start: Any, zone: tzinfo | None = None) -> StartOption:
 
 
 def start_at(start: StartOption) -> Literal["earliest", "latest"] | float:
-    """Where a subscription that begins now starts, as a backend takes it; ValueError if it cannot."""
+    """The start of a subscription that begins now, as a backend takes it. ValueError if it is none."""
     if isinstance(start, str) and start in ("earliest", "latest"):
         return start
     with suppress(ValueError):
@@ -55,7 +55,7 @@ def start_at(start: StartOption) -> Literal["earliest", "latest"] | float:
 
 
 def end_at(until: object) -> Literal["latest"] | float:
-    """Where a read ends, as a backend takes it; infinity for None. Raises ValueError if it cannot."""
+    """The end of a read, as a backend takes it; infinity for None. ValueError if it is none."""
     if until == "end":
         return "latest"
     return math.inf if until is None else seconds_at(until)

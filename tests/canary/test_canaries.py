@@ -27,7 +27,7 @@ from eventml import (
 from eventml.bus import topics_of
 from eventml.cli.check import check_bus
 from eventml.runtime import CanaryRecord, CanaryTrial, canary_message
-from eventml.runtime.canary_trial import is_in_share
+from eventml.runtime.model_versions.canary_trial import is_in_share
 from eventml.testing import TestBus
 from tests.model_updates.conftest import ModelFile
 
@@ -304,7 +304,7 @@ async def test_a_worker_whose_report_does_not_come_back_ends_with_the_reason(
 ) -> None:
     bus = adding()
     bus.canary("add", model=Model(Adding(10.0), "adding", "2"))
-    monkeypatch.setattr("eventml.runtime.canary_control._JOINING", 0.05)
+    monkeypatch.setattr("eventml.runtime.model_versions.canary._JOINING", 0.05)
     async with bus, bus.worker() as worker:
 
         async def lose(records: list[Record]) -> None:

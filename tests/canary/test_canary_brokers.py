@@ -19,7 +19,7 @@ import pytest
 from eventml import Bus, Model, Record, config
 from eventml.bus import create_topics
 from eventml.runtime import CanaryRecord, CanaryTrial, canary_topic
-from eventml.runtime.canary_trial import is_in_share
+from eventml.runtime.model_versions.canary_trial import is_in_share
 from examples.rides.events import DurationPredicted, RideStarted
 from examples.rides.features import features
 from tests.deploy.oracle import Oracle

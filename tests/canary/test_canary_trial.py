@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml import Record
-from eventml.runtime.canary_trial import CanaryRecord, CanaryTrial, is_in_share
-from eventml.runtime.sequential_test import Sums
+from eventml.runtime.model_versions.canary_trial import CanaryRecord, CanaryTrial, Sums, is_in_share
 
 if TYPE_CHECKING:
     from tests.canary.conftest import Floats, Month
@@ -103,7 +102,8 @@ def test_a_share_is_one_of_the_keys_and_without_keys_one_of_the_ids() -> None:
 def test_the_keys_are_the_same_in_another_process() -> None:
     keys = [f"k{number}" for number in range(200)]
     code = (
-        "import sys; from eventml import Record; from eventml.runtime.canary_trial import is_in_share\n"
+        "import sys; from eventml import Record\n"
+        "from eventml.runtime.model_versions.canary_trial import is_in_share\n"
         "print(*[k for k in sys.argv[1:] if is_in_share(Record('t', b'', k.encode()), 0.1)])"
     )
     done = subprocess.run(  # noqa: S603 - our own interpreter

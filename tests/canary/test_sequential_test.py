@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.runtime.sequential_test import Sums, log_evidence
+from eventml.runtime.model_versions.canary_trial import Sums, log_evidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable

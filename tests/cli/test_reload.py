@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from eventml.bus import import_bus
-from eventml.cli.reload import model_files, run_reloading
+from eventml.cli.run import model_files, run_reloading
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from eventml.cli.tables import format_table, print_table
+from eventml.cli.output import format_table, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable

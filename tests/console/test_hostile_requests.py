@@ -20,8 +20,7 @@ import pytest
 from eventml import Bus, Record, config
 from eventml.deploy.console import Snapshot, open_console
 from eventml.deploy.console.broker import Broker
-from eventml.deploy.console.dead_letter_pages import Choice, DeadLetterPages
-from eventml.deploy.console.dead_letters import Cause
+from eventml.deploy.console.dead_letters import Cause, Choice, DeadLetterPages
 from eventml.deploy.console.history import History, HistoryFile
 from eventml.deploy.console.templates import render
 from eventml.deploy.console.try_it import Form

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from eventml import Bus, config
 from eventml.deploy.console import Snapshot, handler_numbers, remote_status
 from eventml.deploy.console.collector import Collector
-from eventml.deploy.console.dead_letter_pages import Choice
-from eventml.deploy.console.dead_letters import Cause
+from eventml.deploy.console.dead_letters import Cause, Choice
 from eventml.deploy.console.history import FIELDS, SPANS, History, HistoryFile, Point, series
 from eventml.deploy.console.live_pages import LivePages, distribution
 from eventml.deploy.console.numbers import changes, increase, merged

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
-from pathlib import Path  # noqa: TC003 - pytest reads it
+from pathlib import Path
 from typing import Any
 
 import numpy as np

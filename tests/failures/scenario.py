@@ -12,15 +12,15 @@ import msgspec
 
 from eventml import Bus, Record, config
 from eventml.backends.base import CreatesTopics, NewTopic
-from eventml.runtime.dead_letters import dead_letter_queues, dead_letter_topic
-from eventml.runtime.replay import DeadLetterFilter, replay_or_drop
+from eventml.runtime.failures.dead_letters import dead_letter_queues, dead_letter_topic
+from eventml.runtime.failures.replay import DeadLetterFilter, replay_or_drop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
     from eventml.backends.base import Backend
     from eventml.records import Delivery
-    from eventml.runtime.replay import DeadLetterAction, ReplayReport
+    from eventml.runtime.failures.replay import DeadLetterAction, ReplayReport
     from eventml.runtime.stats import Stats
     from eventml.runtime.worker import Worker
 

@@ -25,8 +25,7 @@ import pymysql
 import pytest
 import sqlalchemy.exc
 
-from eventml.runtime.failures import Verdict, classify
-from eventml.runtime.infrastructure import MAX_RETRY_AFTER, retry_after
+from eventml.runtime.failures.classification import MAX_RETRY_AFTER, Verdict, classify, retry_after
 from tests.failures.clients import CALLS, Service
 from tests.failures.scenario import Duration, Ride, Scenario
 

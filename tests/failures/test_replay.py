@@ -13,8 +13,8 @@ import pytest
 
 from eventml import Record, Reject
 from eventml.records import CONTENT_TYPE, FIELDS, MSGPACK, REPLAY_GROUP
-from eventml.runtime.dead_letters import MISPLACED, dead_letter_queues
-from eventml.runtime.replay import DeadLetterFilter, browse
+from eventml.runtime.failures.dead_letters import MISPLACED, dead_letter_queues
+from eventml.runtime.failures.replay import DeadLetterFilter, browse
 from tests.failures.intercepting import InterceptingBackend
 from tests.failures.scenario import Duration, Ride, Scenario, publish, until
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from eventml.backends.base import Backend, Completion, Subscription
-    from eventml.runtime.dead_letters import DeadLetterDelivery
+    from eventml.runtime.failures.dead_letters import DeadLetterDelivery
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ from functools import partial
 import anyio
 import pytest
 
-from eventml.runtime import retry
+from eventml.runtime.failures import retry
 from tests.failures.intercepting import InterceptingBackend
 from tests.failures.scenario import Duration, Ride, Scenario
 

@@ -9,7 +9,7 @@ import anyio.lowlevel
 import pytest
 
 from eventml.errors import DecodeError
-from eventml.runtime.failures import summarise_traceback
+from eventml.runtime.failures.exceptions import summarise_traceback
 from tests.failures.scenario import Duration, Ride, Scenario
 
 ZONES: dict[int, float] = {}

@@ -18,7 +18,7 @@ from eventml.deploy.workers.readiness import unready_reasons
 from eventml.deploy.workers.reports import HandlerReport, ServiceStatus, WorkerStatus
 from eventml.errors import BackendError, UnavailableError
 from eventml.runtime import worker as running
-from eventml.runtime.backoff import BrokerRetry
+from eventml.runtime.failures.outages import BrokerRetry
 from eventml.runtime.stats import Stats
 from tests.redis import scene
 

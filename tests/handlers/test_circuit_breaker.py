@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from eventml import Delivery, Record
 from eventml.codec import Decoder
 from eventml.errors import CircuitBreakerError, Reject
-from eventml.runtime.circuit_breaker import FailureWindow
-from eventml.runtime.failures import failure_cause
+from eventml.runtime.failures.circuit_breaker import FailureWindow
+from eventml.runtime.failures.exceptions import failure_cause
 from tests.failures.scenario import publish, until
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence  # noqa: TC003 - a handler's annotation is read
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -17,8 +17,8 @@ from eventml.errors import ConfigError
 from eventml.handlers import Handler
 from eventml.records import Delivery
 from eventml.runtime import are_values
-from eventml.runtime.failures import Failed, contains_rejects
-from eventml.runtime.outputs import Outputs
+from eventml.runtime.calls.outputs import Outputs
+from eventml.runtime.failures.classification import Failed, contains_rejects
 from eventml.testing import TestBus
 
 if TYPE_CHECKING:

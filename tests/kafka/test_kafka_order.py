@@ -18,8 +18,8 @@ from eventml.backends.base import Completion
 from eventml.backends.kafka.assignment import Assignment, Chunk
 from eventml.backends.kafka.partitions import CommittedOffset
 from eventml.records import Delivery, Record
-from eventml.runtime.calling import Item
-from eventml.runtime.poison import CountedCalls, split
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.failures.poison import CountedCalls, split
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from eventml.backends.kafka.assignment import Assignment, Chunk, GivenBack
 from eventml.backends.kafka.commit_metadata import decode_metadata, encode_metadata
 from eventml.backends.kafka.partitions import CommittedOffset
 from eventml.records import Delivery, Record
-from eventml.runtime.calling import Item
-from eventml.runtime.poison import Part, split
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.failures.poison import Part, split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

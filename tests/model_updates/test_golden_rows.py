@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import msgspec
 import pyarrow as pa
@@ -16,7 +17,8 @@ from pyarrow import parquet
 
 from eventml import Bus, Model, ModelError
 from eventml.cli.check import check_bus
-from eventml.runtime.golden_rows import is_near
+from eventml.runtime.model_versions import golden_rows
+from eventml.runtime.model_versions.golden_rows import is_near
 from tests.model_updates.test_model_updates import Number, Sum, adding, running
 
 if TYPE_CHECKING:
@@ -88,6 +90,17 @@ async def test_a_number_recorded_for_an_object_is_refused_with_what_to_record(
     golden = lines(tmp_path / "golden.jsonl", {"x": 1.0, "prediction": 2.0})
     with pytest.raises(ModelError, match=r"2\.0 is recorded \(record an object that has some of these"):
         await version(adding(model_file.path, golden=golden))
+
+
+async def test_the_file_is_read_once_for_the_check_and_the_recorded_predictions(
+    model_file: ModelFile, tmp_path: Path
+) -> None:
+    golden = lines(tmp_path / "golden.jsonl", {"x": 1.0, "prediction": {"total": 2.0}})
+    bus = adding(model_file.path, golden=golden)
+    with mock.patch.object(golden_rows, "_rows", wraps=golden_rows._rows) as read:
+        async with bus.loaded_handlers() as [loaded]:
+            assert sum(loaded.profile.counts) == 1
+    assert read.call_count == 1
 
 
 @pytest.mark.parametrize(

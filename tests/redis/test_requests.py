@@ -13,7 +13,7 @@ import eventml
 from eventml import RequestTimeoutError
 from eventml.backends import redis
 from eventml.errors import BackendError, PublishError
-from eventml.runtime.dead_letters import dead_letter_topic
+from eventml.runtime.failures.dead_letters import dead_letter_topic
 from eventml.runtime.replies import reply_topic
 from tests.redis import scene
 from tests.redis.users import set_user, url_of

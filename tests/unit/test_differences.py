@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from eventml.deploy import comparison
 from eventml.deploy.comparison import Comparison
-from eventml.deploy.comparison.rows import Rows
+from eventml.deploy.comparison.answers import Rows
 
 predictions = st.dictionaries(st.text(max_size=2), st.floats(-1e6, 1e6), min_size=1, max_size=60)
 

@@ -133,7 +133,7 @@ async def test_a_failure_is_logged_with_its_id_and_the_handlers_frames_and_no_va
 async def test_failures_of_one_cause_are_counted_in_the_log(
     enter_app: EnterApp, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eventml.runtime.failure_log._INTERVAL", 2.0)
+    monkeypatch.setattr("eventml.runtime.failures.failure_log._INTERVAL", 2.0)
     client = await enter_app()
     for number in range(5):
         await client.post("/predict/double", json=event(f"r-{number}", do="away"))

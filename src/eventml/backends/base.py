@@ -7,15 +7,13 @@ the runtime. The contract suite (`eventml.testing.contract`) tests each promise 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Literal, Protocol, runtime_checkable
 
 import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
-
-    from eventml.records import Delivery, Record
+from eventml.records import Delivery, Record
 
 Start = Literal["earliest", "latest"] | float
 """Where a new group or a reader starts: at an end, or at a past time in seconds since the epoch, in each

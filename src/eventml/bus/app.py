@@ -5,18 +5,16 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from types import ModuleType
+from typing import Final
 
 from eventml.backends.base import CreatesTopics, NewTopic
 from eventml.bus.bus import Bus
 from eventml.config import TopicSettings
 from eventml.errors import AppNotFoundError
 from eventml.runtime import canary_topic, dead_letter_topic
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from types import ModuleType
 
 _TEN_YEARS: Final = 315_360_000.0  # seconds of retention of a canary's topic, which holds its share
 

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from types import TracebackType
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from msgspec.structs import replace
 
 from eventml import config
 from eventml.backends.base import Backend
-from eventml.bus.background import Background
 from eventml.bus.connection import Topic, connect, handler_codecs, tracer
 from eventml.bus.reading import read
 from eventml.bus.router import Router
-from eventml.bus.running import WebApplication, run_until_signal, stop_when_idle
+from eventml.bus.running import Background, WebApplication, run_until_signal, stop_when_idle
 from eventml.entry_points import registered
 from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
 from eventml.handlers import Handler, configured
 from eventml.models import replacement, with_compiler
 from eventml.producer import BlockingProducer, Producer
 from eventml.runtime import LoadedHandler, Worker, load_canary, load_handlers, task_group
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-    from types import TracebackType
 
 _OF_CHAMPION: Final = {"challenger", "canary", "model", "model_sha256", "model_compile", "group", "golden"}
 """Settings of a predictor that its challengers do not share."""

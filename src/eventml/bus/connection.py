@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -14,12 +15,7 @@ from eventml.errors import RegistrationError
 from eventml.event_types import check_event_type
 from eventml.handlers import Handler
 from eventml.producer import Producer
-from eventml.runtime import find_tracing, output_event_types
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
-
-    from eventml.runtime import Tracing
+from eventml.runtime import Tracing, find_tracing, output_event_types
 
 SYSTEMS: Final = {"rediss": "redis", "unix": "redis"}
 """OpenTelemetry's name of the messaging system by URL scheme, if it is not the scheme itself."""
@@ -33,7 +29,7 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
         id_field: Field of an event that is its id.
         codec: Format that its events are encoded in. Decoding uses each record's own content type.
         strict: Whether a value must have its field's type. If not, the text `"1"` fills an integer's field.
-            Models of pydantic say so themselves.
+            Models of pydantic decide for themselves.
 
     Raises:
         RegistrationError: Events cannot have this type.

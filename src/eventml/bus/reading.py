@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Final, Literal
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
 
 import anyio
 
@@ -15,10 +17,6 @@ from eventml.errors import DecodeError, UnavailableError, UnsupportedError
 from eventml.records import Delivery
 from eventml.runtime import BrokerRetry
 from eventml.times import StartOption, end_at, start_at
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
-    from datetime import datetime, timedelta
 
 _LIMIT: Final = 500  # deliveries that are received and decoded at once
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 import msgspec
 from msgspec import structs
@@ -19,9 +20,6 @@ from eventml.handler_options import Canary, HandlerArguments
 from eventml.handlers import Handler, To, read_handler
 from eventml.models import ModelSource
 from eventml.signatures import function_name
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 F = TypeVar("F", bound="Callable[..., Any]")
 L = TypeVar("L", bound="Callable[[], Any]")

@@ -1,12 +1,12 @@
 """The command line, `eventml`: one module for each command, put together in `app.py`.
 
-Shared modules: `buses.py` finds the bus that a command works with, `output.py` and `tables.py` print, and
-`workers.py` runs what `run` and `serve` deploy; `reload.py` is `run --reload`. `eventml lag` is in
-`topics.py`, `eventml schema` in `check.py`, which compares its documents by `compatibility.py`, and
-`eventml replay` in `compare.py`. This package may import all others.
+Shared modules: `buses.py` finds the bus that a command works with, `output.py` prints, and `workers.py` runs
+what `run` and `serve` deploy. `eventml lag` is in `topics.py`, `eventml ui` in `top.py`, `eventml replay` and
+`eventml canary` in `compare.py`, and `eventml schema` in `check.py`, which compares its documents by
+`compatibility.py`. This package may import all others.
 
-Exit status: 0 for done, or stopped by a signal; 1 for a failure, described on standard error; 2 for a
-command line that makes no sense: an unknown option, no such module, a bus that lives in another process.
+Exit status: 0 for done, or stopped by a signal; 1 for a failure, described on standard error; 2 for a command
+line that makes no sense: an unknown option, no such module, a bus that lives in another process.
 """
 
 from __future__ import annotations

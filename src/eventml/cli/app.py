@@ -8,7 +8,6 @@ import typer
 from typer.core import TyperGroup
 
 from eventml.cli import (
-    canary,
     check,
     compare,
     demo,
@@ -23,7 +22,6 @@ from eventml.cli import (
     tail,
     top,
     topics,
-    ui,
 )
 from eventml.cli.buses import reads_settings
 from eventml.cli.output import print_errors
@@ -55,13 +53,13 @@ app.command()(score.score)
 app.command()(doctor.doctor)
 app.command()(compare.compare)
 app.command()(compare.replay)
-app.command()(canary.canary)
+app.command()(compare.canary)
 app.command()(tail.tail)
 app.command()(check.check)
 app.command()(check.schema)
 app.command()(graph.graph)
 app.command()(topics.lag)
-app.command()(ui.ui)
+app.command()(top.ui)
 for command in (*app.registered_commands, *topics.app.registered_commands, *dlq.app.registered_commands):
     if command.callback not in (None, init.init, demo.demo):  # these two read no settings
         command.callback = reads_settings(command.callback)

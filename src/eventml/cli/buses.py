@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import os
 import traceback
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, tzinfo
 from functools import wraps
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -17,13 +19,8 @@ from eventml import config
 from eventml.bus import Bus, import_bus, import_predictor
 from eventml.cli.output import UsageError, print_message
 from eventml.errors import AppNotFoundError
+from eventml.handlers import Handler
 from eventml.times import parse_time
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-    from types import TracebackType
-
-    from eventml.handlers import Handler
 
 T = TypeVar("T")
 

@@ -26,9 +26,9 @@ from eventml.cli.output import (
     expected_errors,
     print_json,
     print_message,
+    print_table,
     print_text,
 )
-from eventml.cli.tables import print_table
 from eventml.errors import ConfigError
 from eventml.handlers import Handler
 from eventml.runtime import check_capabilities, check_topics, dead_letter_queues, load_canary, load_model

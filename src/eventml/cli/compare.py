@@ -1,10 +1,15 @@
-"""`eventml compare` and `eventml replay`: how the predictions of two models for the same events differ."""
+"""`eventml compare`, `eventml replay` and `eventml canary`: two models of a predictor.
+
+The first two show how the predictions of two models for the same events differ; the third shows a predictor's
+canary, or sets its share.
+"""
 
 import gc
 import os
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import anyio
@@ -22,26 +27,28 @@ from eventml.cli.buses import (
 from eventml.cli.output import (
     JsonOption,
     UsageError,
+    format_table,
     is_terminal,
     print_json,
     print_message,
+    print_table,
     print_text,
     progress_bar,
     redraw,
     to_html,
 )
-from eventml.cli.tables import format_table, print_table
+from eventml.codec import Decoder
 from eventml.errors import UnsupportedError
 from eventml.handlers import Handler, configured
 from eventml.models import import_extra, replacement
+from eventml.runtime import CanaryRecord, CanaryTrial, canary_message, canary_topic
 from eventml.times import parse_start
 
 if TYPE_CHECKING:
     from eventml.deploy.comparison import Report
 
 FromOption = Annotated[
-    Any,
-    time_option("Begin with the events of this time, or age: 2h, 3d.", "--from", parse=parse_start),
+    Any, time_option("Begin with the events of this time, or age: 2h, 3d.", "--from", parse=parse_start)
 ]
 UntilOption = Annotated[
     Any, time_option("Stop before the events of this time; else at the end of the topic.")
@@ -118,8 +125,7 @@ def replay(  # noqa: PLR0913 - as above
         ),
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="The model to predict with; else the predictor's."),
+        str | None, typer.Option(metavar="FILE", help="The model to predict with; else the predictor's.")
     ] = None,
     to: Annotated[
         Path | None,
@@ -209,3 +215,43 @@ def _as_text(report: "Report", width: int | None = None) -> str:
     return "\n\n".join(
         "\n".join([name, *format_table(columns, rows, width=width)]) for name, columns, rows in tables
     )
+
+
+def canary(
+    predictor: PredictorArgument,
+    *,
+    share: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Set its share of the keys: 1 promotes it, 0 rolls it back."),
+    ] = None,
+    backend: BackendOption = None,
+) -> None:
+    """Show a predictor's canary as JSON, or set its share of the keys.
+
+    It is set on all workers, also on those that start later, and begins a new trial.
+    """
+    bus, handler = load_predictor(predictor, backend)
+    options, topic = handler.canary, canary_topic(handler)
+    if options is None:
+        raise UsageError(f"{handler.name} has no canary; add [consumer.{handler.name}.canary]")
+
+    async def run() -> dict[str, Any]:
+        async with open_shared(bus):
+            read = Decoder(CanaryRecord).decode([one async for one in bus.read(topic, until="end")])
+            records = [record for record in read if isinstance(record, CanaryRecord)]
+            # The last reports of an older version come from workers that a rolling restart stops.
+            versions = {record.worker: record.version for record in records if record.worker}
+            if not versions:
+                raise UsageError(f"no worker has started with the canary of {handler.name}; start one first")
+            *_, version = versions.values()  # of the worker whose first report is the newest
+            if share is not None:
+                records.append(CanaryRecord(version=version, trial=token_hex(6), share=share))
+                await bus.backend.publish([canary_message(topic, records[-1])])
+        start = CanaryRecord(version=version, share=options.share)
+        trial = CanaryTrial(start, rolls_back=options.on_worse == "rollback")
+        for record in records:
+            trial.apply(record)
+        found = {"version": version, "share": trial.share, "worse": trial.worse}
+        return found | {"observations": trial.observations}
+
+    print_json(anyio.run(run))

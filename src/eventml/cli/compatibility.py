@@ -6,13 +6,11 @@ readers know the old one; on one that it receives from, events of the old schema
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import reduce
 from itertools import chain
 from operator import getitem
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import Any, Final
 
 _TYPES: Final = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 _ALL: Final = {*_TYPES.values(), "array", "object"}

@@ -8,21 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from types import FrameType
+from typing import Annotated, Any, Final
 
 import typer
 
 from eventml.cli.buses import BackendOption
 from eventml.cli.output import print_message
 from eventml.errors import MissingExtraError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
 
 _PACKAGE: Final = Path(__file__).parents[1]
 _NEEDED: Final = {"skops": "sklearn"}  # modules, and the extras that they are in

@@ -14,14 +14,7 @@ import typer
 from eventml import config
 from eventml.bus import Bus
 from eventml.cli.buses import BackendOption, BusArgument, load_bus, open_shared, time_option, with_options
-from eventml.cli.output import (
-    JsonOption,
-    UsageError,
-    print_json,
-    print_message,
-    print_text,
-)
-from eventml.cli.tables import print_table
+from eventml.cli.output import JsonOption, UsageError, print_json, print_message, print_table, print_text
 from eventml.deploy.console import (
     dead_letter_parts,
     delivery_to_json,

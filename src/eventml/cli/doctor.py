@@ -6,8 +6,7 @@ import anyio
 import typer
 
 from eventml.cli.buses import BackendOption, PredictorArgument, load_predictor
-from eventml.cli.output import JsonOption, UsageError, print_json, print_message, print_text
-from eventml.cli.tables import format_table
+from eventml.cli.output import JsonOption, UsageError, format_table, print_json, print_message, print_text
 from eventml.deploy.doctor import Advice, Examination, advise, examine
 
 _BAR = 30  # characters of the longest bar
@@ -17,12 +16,10 @@ def doctor(
     predictor: PredictorArgument,
     *,
     rows: Annotated[
-        str,
-        typer.Option(metavar="FILE", help="Example events (Parquet, JSON lines); else the golden rows."),
+        str, typer.Option(metavar="FILE", help="Example events (Parquet, JSON lines); else the golden rows.")
     ] = "",
     rate: Annotated[
-        float | None,
-        typer.Option(metavar="N", min=0.001, help="How many workers carry N events a second?"),
+        float | None, typer.Option(metavar="N", min=0.001, help="How many workers carry N events a second?")
     ] = None,
     backend: BackendOption = None,
     as_json: JsonOption = False,

@@ -1,20 +1,33 @@
-"""`eventml top`: show a running service live, from the status on its operations port."""
+"""`eventml top`, which shows a running service live, and `eventml ui`, its console.
+
+Both read the status on the operations ports of the service.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Final
 
+import anyio
 import typer
 from msgspec import to_builtins
 from rich.console import Console
 from rich.text import Text
 
-from eventml.bus import import_bus
-from eventml.cli.buses import BusArgument, find, seconds
-from eventml.cli.output import JsonOption, UsageError, print_json, print_text, redraw
-from eventml.cli.tables import format_table
+from eventml.bus import Bus, import_bus, stop_on_signals
+from eventml.cli.buses import BackendOption, BusArgument, find, load_bus, seconds
+from eventml.cli.output import (
+    JsonOption,
+    UsageError,
+    format_table,
+    print_json,
+    print_text,
+    redraw,
+    start_logging,
+)
 from eventml.deploy.console import (
     Snapshot,
     fetch_status,
@@ -24,14 +37,14 @@ from eventml.deploy.console import (
     format_memory,
     format_seconds,
     handler_numbers,
+    open_console,
+    remote_status,
     worker_numbers,
 )
-from eventml.deploy.workers import HostPort, parse_host_port
+from eventml.deploy.workers import HostPort, parse_host_port, serve_status
 from eventml.errors import ConfigError, UnavailableError
 from eventml.printable import cut, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+from eventml.runtime import task_group
 
 _LEAST_IMPORTANT: Final = (  # a narrow terminal leaves them out, in this order
     *("skipped", "duplicate", "stale", "complete", "call", "batch", "oldest", "retries", "memory", "trend"),
@@ -161,3 +174,40 @@ _FORMATS: Final[dict[str, Callable[[Any], str]]] = {
     "up": format_age,
     "models": ", ".join,
 }
+
+
+log = logging.getLogger("eventml")
+
+
+def ui(
+    bus: BusArgument,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[HOST:]PORT", help="Address of an operations port of the service. Repeat it for more."
+        ),
+    ] = None,
+    listen: Annotated[
+        str,
+        typer.Option(
+            metavar="[HOST:]PORT", help="Serve the console on this address; by default of loopback."
+        ),
+    ] = "9465",
+    backend: BackendOption = None,
+) -> None:
+    """Serve the console of a bus that runs elsewhere.
+
+    It reads the numbers from the operations ports of the service, and dead letters and records from the
+    broker. SIGTERM or SIGINT stops it.
+    """
+    start_logging()
+    ports = [parse_host_port(one) for one in at or [str(HostPort())]]
+    anyio.run(_serve, load_bus(bus, backend), ports, parse_host_port(listen))
+
+
+async def _serve(bus: Bus, ports: list[HostPort], address: HostPort) -> None:
+    status = remote_status(bus.name, ports)
+    with serve_status(status, address, open_pages=open_console(bus)):
+        async with task_group() as tasks:
+            tasks.start_soon(stop_on_signals, tasks.cancel_scope.cancel, tasks.cancel_scope.cancel)
+            await anyio.sleep_forever()

@@ -13,8 +13,7 @@ import typer
 from eventml.backends.base import NewTopic
 from eventml.bus import Bus, create_topics, topics_of
 from eventml.cli.buses import BackendOption, BusArgument, backend_url, load_bus, open_shared
-from eventml.cli.output import JsonOption, print_json, print_message, print_text
-from eventml.cli.tables import print_table
+from eventml.cli.output import JsonOption, print_json, print_message, print_table, print_text
 
 app = typer.Typer(help="Create the topics of an app.", no_args_is_help=True)
 

@@ -57,8 +57,7 @@ def service_plan(  # noqa: PLR0913 - options of a command
         seconds(0.1, "With --workers: restart a worker that takes longer than this to load its models."),
     ] = _LIMITS.boot_grace,
     stuck_after: Annotated[
-        float,
-        seconds(1, "Restart a worker that has events in flight and completes none for this long."),
+        float, seconds(1, "Restart a worker that has events in flight and completes none for this long.")
     ] = _LIMITS.stuck_after,
     hung_after: Annotated[
         float,
@@ -129,10 +128,7 @@ async def _operations(
     async with BlockingPortal() as portal:
         pages = open_console(bus, portal if web is None else None, web)
         async with serve_operations(
-            *(bus.name, worker, plan.operations),
-            max_lag=plan.max_lag,
-            limits=plan.limits,
-            open_pages=pages,
+            *(bus.name, worker, plan.operations), max_lag=plan.max_lag, limits=plan.limits, open_pages=pages
         ):
             yield
             await portal.stop(cancel_remaining=True)  # what pages still read

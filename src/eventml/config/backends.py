@@ -1,30 +1,26 @@
 """The backend: finding its module by the URL's scheme, and choosing its URL and options among the sources.
 
-An option belongs to the backend that its own source names, or else to the one that the strongest weaker
-source names. If a stronger source then names another backend, the option is left out: a file with `redis://`
-and `lease = 30` does not prevent `--backend memory://`. An option for which no source names a backend belongs
-to the winning one. The default URL in the code does not count as naming a backend. A URL that does not win
-and whose scheme is in a variable that is not set names another backend.
+An option belongs to the backend that its own source names, or else to the one that the strongest of the
+weaker sources names. If a stronger source then names another backend, the option is left out: a file with
+`redis://` and `lease = 30` does not prevent `--backend memory://`. An option for which no source names a
+backend belongs to the winning one. The default URL in the code does not count as naming a backend. A URL that
+does not win and whose scheme is in a variable that is not set names another backend.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, cast
 
+import msgspec
 from msgspec import structs
 
+from eventml.backends.base import BackendModule
 from eventml.config.settings import URL, BackendSettings, Entry, convert, did_you_mean, variable
 from eventml.config.urls import InvalidValueError, expand, expand_url, redact, split_url
 from eventml.entry_points import registered
 from eventml.errors import ConfigError, MissingExtraError, UnknownBackendError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    import msgspec
-
-    from eventml.backends.base import BackendModule
 
 _GROUP: Final = "eventml.backends"
 

@@ -6,10 +6,11 @@ import logging
 import os
 import re
 import tomllib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from eventml.config.backends import choose_backend
 from eventml.config.settings import (
@@ -31,9 +32,6 @@ from eventml.config.settings import (
 from eventml.config.urls import InvalidValueError
 from eventml.errors import ConfigError
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
-
 log = logging.getLogger("eventml")
 
 FILE_VARIABLE: Final = "EVENTML_CONFIG"
@@ -46,7 +44,7 @@ NOT_SETTINGS: Final = frozenset(
 tests' need for brokers, the web token."""
 
 _TABLES: Final = ("profile", "bus")  # [profile.<name>] and [bus.<name>]; the second may be in the first
-_OF_SERVICE: Final = re.compile(
+_KUBERNETES_SERVICE: Final = re.compile(
     rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 
@@ -258,7 +256,7 @@ def read_environment(
 
 
 def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The variables that are settings, or should be, and their values without line ends.
+    """The variables whose names begin as those of settings do, and their values without line ends.
 
     Kubernetes sets variables for each Service: for one named `eventml-web` it sets `EVENTML_WEB_PORT` to
     `tcp://10.0.0.1:80`, `EVENTML_WEB_SERVICE_HOST` and more. They are left out.
@@ -268,7 +266,7 @@ def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         if not name.startswith(PREFIX) or name in NOT_SETTINGS:
             continue
         is_url = re.match("(tcp|udp|sctp)://", value) is not None
-        if _OF_SERVICE.fullmatch(name) or (name.endswith("_PORT") and is_url):
+        if _KUBERNETES_SERVICE.fullmatch(name) or (name.endswith("_PORT") and is_url):
             log.debug("%s is ignored: Kubernetes sets it for a Service", name)
         else:
             yield name, value

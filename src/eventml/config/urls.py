@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 HIDDEN: Final = "***"
 """Shown in place of a secret."""
@@ -101,7 +99,7 @@ def _value(found: re.Match[str], environ: Mapping[str, str]) -> str:
 
 
 def redact(url: str) -> str:
-    """A URL or connection string for messages, logs and tables. Every other place shows none.
+    """A URL or connection string without its secrets, as all messages, logs and tables show it.
 
     It shows the scheme, the user name before a password that is not empty, the hosts, the path, and a few
     parameters that hold no secrets. In doubt it shows the scheme only: if a part has characters that do not

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -10,8 +11,6 @@ from eventml.errors import DecodeError
 from eventml.frames.columns import Column, Form, FrameType, Library
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     import pyarrow as pa
 
 _FORMS: Final[dict[Form, tuple[Callable[[Any], Any], Callable[[Any, Any], bool]]]] = {

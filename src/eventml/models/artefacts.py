@@ -19,8 +19,8 @@ class Model(msgspec.Struct, frozen=True, eq=False):
         name: Sent with every prediction, in the header `ce_model`.
         version: Sent in the header `ce_modelversion`, and part of a prediction's id: two models that
             predict differently need different versions, or their predictions look like duplicates.
-        compared: Of a compiled model what golden rows are predicted with: it predicts the same, and raises a
-            ModelError where the original predicts otherwise. None once they are checked.
+        compared: For a compiled model, the object that predicts the golden rows: it calls the original
+            too, and raises a ModelError where the two differ. None once the rows are checked.
     """
 
     object: Any

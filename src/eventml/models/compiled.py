@@ -6,10 +6,11 @@ whether a model can be compiled, not a list of estimators.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from unittest import mock
 
 import numpy as np
@@ -20,9 +21,6 @@ from eventml.errors import ModelError
 from eventml.models.formats import ModelFile, import_extra
 from eventml.models.object_graph import reachable
 from eventml.models.onnx_models import read_onnx
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _MOST_COLUMNS: Final = 4096  # a compiled model takes dense rows
 _ROWS: Final = 512  # to compare on

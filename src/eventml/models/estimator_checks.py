@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import pkgutil
 import re
+from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from string import Formatter
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -26,9 +27,6 @@ from sklearn.utils.validation import check_array
 
 from eventml.models.object_graph import attributes, elements
 from eventml.models.trusted import PLACES, UFUNC_PLACES
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 
 def _names(text: str) -> frozenset[str]:

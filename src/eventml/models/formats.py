@@ -7,7 +7,7 @@ files without the dot. eventml's own are registered like those of other packages
 from __future__ import annotations
 
 import importlib
-from pathlib import Path  # noqa: TC003 - msgspec reads the annotations at run time
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec

@@ -9,9 +9,10 @@ import os
 import pickle
 import re
 import stat
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from msgspec import structs
 
@@ -20,9 +21,6 @@ from eventml.models.artefacts import Artefact, Model, ModelSource
 from eventml.models.formats import ModelFile, format_name, read_model
 from eventml.models.registries import ModelRegistry, fetched, registry_of, shown, translated
 from eventml.models.threads import use_one_job
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _DIGITS: Final = 12  # of a version: 48 bits tell a team's models apart, and keep ids short
 _BESIDE: Final = ".sha256"  # behind a model's path: the file with its digest
@@ -99,7 +97,7 @@ def _unpinned(source: ModelSource) -> Artefact | None:
 
 
 def _suffix(artefact: Artefact) -> str:
-    """What the version of a compiled model ends with: its last digits are not those of the original."""
+    """The end of a compiled model's version: its last digits are not those of the original."""
     return "" if artefact.compile is None else f"-{artefact.compile}"
 
 
@@ -109,7 +107,7 @@ def _digest(path: Path, _state: object) -> str:
 
 
 def state_of(path: Path) -> tuple[object, ...]:
-    """Return what changes when a file, or a file in a folder, is written or replaced."""
+    """Return values that change when a file, or a file in a folder, is written or replaced."""
     stats = [(file, file.stat()) for file in _files(path)]
     return tuple((f, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for f, one in stats)
 
@@ -123,7 +121,7 @@ def _located(artefact: Artefact, registry: ModelRegistry | None) -> tuple[Path, 
 
 
 def _artefact(source: ModelSource) -> Artefact | None:
-    """The artefact of a source, if it is none that the application makes itself."""
+    """The artefact of a source; None if the application makes the model itself."""
     if isinstance(source, partial) and source.func is _replacing:
         source = source()
     if isinstance(source, str | os.PathLike):

@@ -7,16 +7,14 @@ loaded, with the checks of its format: MLflow itself would unpickle most of them
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from msgspec import structs
 
 from eventml.errors import ModelError
 from eventml.models.formats import ModelFile, import_extra, read_model
 from eventml.models.registries import Resolved
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _REFERENCE: Final = re.compile(r"mlflow:models:/([^/@]+)(?:/(\d+)|@([^/@]+))")
 _FILES: Final = {"xgboost": "ubj", "lightgbm": "txt", "catboost": "cbm", "onnx": "onnx", "sklearn": "pickle"}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import Any, Final
 
 _NUMBERS_AND_TEXT: Final = (str, bytes, bytearray, int, float, complex, type(None))
 _LEAVES: Final = (*_NUMBERS_AND_TEXT, type, FunctionType, BuiltinFunctionType, ModuleType)

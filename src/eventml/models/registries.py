@@ -11,17 +11,15 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
+from typing import Final, NamedTuple, Protocol, cast
 
 from eventml.entry_points import registered
 from eventml.errors import EventMLError, ModelError, ModelNotFoundError, UntrustedModelError
 from eventml.loopback import is_loopback_name
 from eventml.models.artefacts import Artefact
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _GROUP: Final = "eventml.model_registries"
 _SCHEME: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):(.+)", re.DOTALL)  # two letters: `C:` is a drive
@@ -74,7 +72,7 @@ def cache_folder() -> Path:
 
 
 def fetched(registry: ModelRegistry, artefact: Artefact, revision: str) -> Path:
-    """The path of a revision in the cache, downloaded if it is not there, by several processes or one."""
+    """The path of a revision in the cache. If it is not there it is downloaded, also by several processes."""
     key = hashlib.sha256(f"{artefact.path}\n{revision}".encode()).hexdigest()[:32]
     place = cache_folder() / "models" / key
     if not place.exists():

@@ -7,16 +7,13 @@ Batch jobs read and write their data by `open_store` and `resolve`.
 from __future__ import annotations
 
 import hashlib
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from eventml.errors import MissingExtraError, ModelError
 from eventml.models.formats import import_extra
 from eventml.models.registries import Resolved
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _MARKS: Final = ("ETag", "etag", "blob_id", "generation", "Last-Modified")
 """Properties of files that change with the content, by their names in the stores."""

@@ -9,15 +9,13 @@ import pickle
 import re
 import sys
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, Any, Final
 
 from eventml.errors import MissingExtraError, ModelError, UntrustedModelError
 from eventml.models.formats import ModelFile
 from eventml.models.trusted import ARRAY_CHECK, LOADERS, PLAIN_DICTIONARIES, REVIEWED_LOADERS, TUPLE_STATES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 _MIB: Final = 1 << 20
 _SCALAR: Final = 1024  # bytes of a member for one number, whose header takes 128

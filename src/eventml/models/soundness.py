@@ -14,8 +14,9 @@ sha256.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.interpolate import BSpline  # type: ignore[import-untyped]  # scipy has no types
@@ -34,9 +35,6 @@ from sklearn.tree._tree import Tree
 
 from eventml.models.estimator_checks import PLAIN, misuses, named_objects
 from eventml.models.object_graph import attributes, parts, reachable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 
 def faults(model: Any, trusted: Iterable[str] = ()) -> Iterator[str]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from eventml.errors import UntrustedModelError
 from eventml.models.formats import ModelFile, import_extra
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def read_safetensors(file: ModelFile, /, *, factory: Callable[[], Any], device: str = "cpu") -> Any:

@@ -26,11 +26,9 @@ decision trees for that reason; eventml accepts them, and `soundness.py` checks 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Final
 
 
 def _each(module: str, names: str) -> frozenset[str]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from copy import copy
-from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
+from typing import Generic, NamedTuple, Self, TypeVar
 
 import anyio
 
+from eventml.backends.base import Backend
 from eventml.errors import EventMLError, NotOpenError, PublishError, UnavailableError
+from eventml.records import Record
 from eventml.runtime import task_group
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from eventml.backends.base import Backend
-    from eventml.records import Record
 
 T = TypeVar("T")
 

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import cache
 from itertools import count, islice, repeat
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
+from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 import anyio
 
 from eventml import records
-from eventml.codec import Encoder
+from eventml.backends.base import Backend
+from eventml.codec import Encoder, Format
 from eventml.errors import OutputError, RequestTimeoutError
 from eventml.producer.coalescing import RECORDS_PER_WRITE, Coalescer
 from eventml.producer.requests import Requester
 from eventml.records import Record
-from eventml.runtime import predictor_of, read_reply, reply_topic
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
-    from contextlib import AbstractContextManager
-
-    from eventml.backends.base import Backend
-    from eventml.codec import Format
-    from eventml.runtime import Tracing
+from eventml.runtime import Tracing, predictor_of, read_reply, reply_topic
 
 P = ParamSpec("P")
 T = TypeVar("T")

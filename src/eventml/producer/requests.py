@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Self
+from functools import partial
+from typing import Final, Self
 
-from eventml.backends.base import CreatesTopics, NewTopic
-from eventml.errors import BackendError, EventMLError, NotOpenError
+from eventml.backends.base import Backend, CreatesTopics, NewTopic, Subscription
+from eventml.errors import EventMLError, NotOpenError
 from eventml.producer.coalescing import Outcome
+from eventml.records import Delivery, Record
 from eventml.runtime import REPLY_RETENTION, BrokerRetry, reply_topic, request_id, task_group
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from eventml.backends.base import Backend, Subscription
-    from eventml.records import Delivery, Record
 
 _MAX_REPLIES: Final = 1_000  # in one receive
 
@@ -30,13 +27,7 @@ class _ReplyReader:
     async def read(self, replies: Subscription) -> None:
         retry = BrokerRetry(self.topic, "receive")
         while True:
-            try:
-                deliveries = await replies.receive(_MAX_REPLIES)
-            except BackendError as exc:
-                await retry.wait(exc)
-                continue
-            retry.succeeded()
-            for delivery in deliveries:
+            for delivery in await retry.until_success(partial(replies.receive, _MAX_REPLIES)):
                 outcome = self.waiting.pop(request_id(delivery.record), None)
                 if outcome is not None:  # else too late, to another process's request, or a second reply
                     outcome.set(delivery)

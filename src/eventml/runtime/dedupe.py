@@ -7,18 +7,16 @@ completed before is recorded by the backend, which is asked once a batch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
 
 from eventml.backends.base import Completion, DedupeSubscription
-from eventml.errors import BackendError
 from eventml.handlers import Handler
 from eventml.records import REPLAY_GROUP, Delivery
-from eventml.runtime.backoff import BrokerRetry
-from eventml.runtime.calling import Item
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.failures.outages import BrokerRetry
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class Dedupe:
@@ -44,19 +42,15 @@ class Dedupe:
         unavailable, this waits.
         """
         first = self.hold_back(items)
-        while first:
-            try:
-                positions = await self._subscription.completed_before([item.delivery for item in first])
-            except BackendError as exc:
-                await self._asking.wait(exc)
-            else:
-                self._asking.succeeded()
-                # A dead letter replayed for this group is called nevertheless: replaying it was asked for.
-                duplicates = {p for p in positions if not self._replayed_here(first[p].delivery)}
-                self._stats.duplicates += len(duplicates)
-                to_call = [item for position, item in enumerate(first) if position not in duplicates]
-                return to_call, [Completion(first[position].delivery) for position in sorted(duplicates)]
-        return [], []
+        if not first:
+            return [], []
+        look_up = partial(self._subscription.completed_before, [item.delivery for item in first])
+        positions = await self._asking.until_success(look_up)
+        # A dead letter replayed for this group is called nevertheless: replaying it was asked for.
+        duplicates = {p for p in positions if not self._replayed_here(first[p].delivery)}
+        self._stats.duplicates += len(duplicates)
+        to_call = [item for position, item in enumerate(first) if position not in duplicates]
+        return to_call, [Completion(first[position].delivery) for position in sorted(duplicates)]
 
     def hold_back(self, items: Sequence[Item]) -> list[Item]:
         """Keep the duplicates of events in flight, and return the others, which are in flight from now on.

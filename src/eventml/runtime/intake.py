@@ -1,4 +1,4 @@
-"""The buffer before the call of a handler, where batches form, and what the handler holds in bytes.
+"""The buffer before the call of a handler, where batches form, and the bytes that the handler has in flight.
 
 A batch, what waits behind it, what is being completed, and what waits for a retry are each bounded by
 `max_batch` events. For events of up to `max_bytes / max_batch` bytes that bounds the bytes, too. So only
@@ -8,16 +8,13 @@ larger events are counted one by one.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Generic, TypeVar
 
 import anyio
 
 from eventml.backends.base import MAX_BYTES
 from eventml.records import Delivery, count_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
 
 T = TypeVar("T")
 
@@ -53,18 +50,18 @@ class BytesInFlight:
         if sum(map(_length, all_headers)) > small * len(deliveries):
             n = Counter(id(d.record.headers) for d in deliveries)
             sizes = [(d, count_bytes([d]) + _length(h := d.record.headers) // n[id(h)]) for d in deliveries]
-        self._sizes |= {_place(d): size for d, size in sizes if size > small}
+        self._sizes |= {_position(d): size for d, size in sizes if size > small}
 
     def remove(self, deliveries: Iterable[Delivery]) -> bool:
         """These are completed. Returns whether there were large ones in flight."""
         if not self._sizes:
             return False
         for delivery in deliveries:
-            self._sizes.pop(_place(delivery), None)
+            self._sizes.pop(_position(delivery), None)
         return True
 
 
-def _place(delivery: Delivery) -> tuple[str, int, int | str]:
+def _position(delivery: Delivery) -> tuple[str, int, int | str]:
     return delivery.record.topic, delivery.partition, delivery.offset
 
 
@@ -84,7 +81,7 @@ class Intake(Generic[T]):
         max_bytes: The most bytes of one read.
 
     Attributes:
-        in_flight: What the handler holds in bytes, here and in the stages behind.
+        in_flight: Bytes of the large events in this buffer and in the stages behind it.
     """
 
     def __init__(self, max_batch: int, max_bytes: int = MAX_BYTES) -> None:
@@ -113,9 +110,9 @@ class Intake(Generic[T]):
         self._notify()
 
     async def room(self) -> None:
-        """Wait until another batch may be received ahead of the one that waits."""
+        """Wait until one batch waits at most, and the bytes in flight are below their limit."""
         while len(self._items) > self._max_batch or self.in_flight.full:
-            await self._change()
+            await self._wait_for_change()
 
     def completed(self, deliveries: Iterable[Delivery]) -> None:
         """Deliveries are not in flight any more: there may be room."""
@@ -128,14 +125,14 @@ class Intake(Generic[T]):
         It also returns whether the batch has to be screened. If it is cancelled, it has taken nothing.
         """
         while not self._items and not self._closed:
-            await self._change()
+            await self._wait_for_change()
         batch, screen = self._items[: self._max_batch], self._to_screen > 0
         del self._items[: self._max_batch]
         self._to_screen = max(self._to_screen - len(batch), 0)
         self._notify()
         return batch, screen
 
-    async def _change(self) -> None:
+    async def _wait_for_change(self) -> None:
         if self._changed is None:
             self._changed = anyio.Event()
         await self._changed.wait()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from anyio import to_thread
@@ -16,11 +17,8 @@ from eventml.codec import Decoder, Format
 from eventml.errors import RegistrationError
 from eventml.handlers import Handler
 from eventml.models import Model
-from eventml.runtime.golden_rows import check_golden_rows, read_profile
-from eventml.runtime.predictions import Profile
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+from eventml.runtime.model_versions.golden_rows import GoldenRows, check_golden_rows, read_golden_rows
+from eventml.runtime.predictions import Profile, profile_of
 
 
 class LoadedHandler(msgspec.Struct):
@@ -67,7 +65,7 @@ async def load_handlers(
     events and the formats of their outputs, in their order.
 
     Raises:
-        RegistrationError: a handler has a parameter that no lifespan is named like.
+        RegistrationError: a handler has a parameter, and there is no lifespan of its name.
         ModelError: a model cannot be loaded, or fails its golden rows.
     """
     values: dict[str, Any] = {}
@@ -88,24 +86,31 @@ async def load_handlers(
     loaded, profiles = [], dict[str, Profile]()
     for handler, (decoder, formats) in zip(handlers, codecs, strict=True):
         own = {name: values[name] for name in handler.resource_names if name != "model"}
-        model = None if handler.model is None else await load_model(handler, own)
+        rows = await _golden_rows(handler)
+        model = None if handler.model is None else await load_model(handler, own, rows)
         if handler.champion in profiles:
             profiles[handler.name] = profiles[handler.champion]
         else:
-            profiles[handler.name] = await to_thread.run_sync(read_profile, handler)
+            profiles[handler.name] = profile_of(rows[1], handler.outputs.values())
         loaded.append(LoadedHandler(handler, model, own, decoder, formats, profile=profiles[handler.name]))
     return loaded
 
 
-async def load_model(handler: Handler, lifespans: Mapping[str, Any]) -> Model:
-    """Load the model of a handler, and check it on the handler's golden rows.
+async def _golden_rows(handler: Handler) -> GoldenRows:
+    """The golden rows of a handler, read in a thread; none if it has no file of them."""
+    path = handler.options.golden
+    return ([], []) if path is None else await to_thread.run_sync(read_golden_rows, path, handler)
+
+
+async def load_model(handler: Handler, lifespans: Mapping[str, Any], rows: GoldenRows | None = None) -> Model:
+    """Load the model of a handler, and check it on the handler's golden rows, which are read if not given.
 
     In a thread: loading a large model must not stop the heartbeats of handlers that run already. It cannot be
     stopped, so a worker that is stopped meanwhile leaves it behind.
 
     Raises:
         ModelError: it cannot be loaded, or fails a golden row.
-        RegistrationError: it is to be followed (`model_poll`), and cannot change.
+        RegistrationError: `model_poll` is set, and the model cannot change.
     """
     assert handler.model is not None  # noqa: S101 - for the type checker
     load = partial(models.load, handler.model, name=handler.name)
@@ -121,7 +126,8 @@ async def load_model(handler: Handler, lifespans: Mapping[str, Any]) -> Model:
         )
     if handler.options.golden is not None:
         checked = model if model.compared is None else structs.replace(model, object=model.compared)
-        await check_golden_rows(handler, model, resources(checked, lifespans))
+        rows = rows or await _golden_rows(handler)
+        await check_golden_rows(handler, model, resources(checked, lifespans), rows)
     # The original is not kept.
     return model if model.compared is None else structs.replace(model, compared=None)
 

@@ -12,12 +12,14 @@ neither undecodable nor replayed nor redelivered records, and skip the steps `sc
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from eventml.backends.base import Completion, DedupeSubscription, Subscription
 from eventml.codec import Decoder
@@ -25,23 +27,18 @@ from eventml.errors import BackendError, DecodeError, HandlerExitError, PublishE
 from eventml.handlers import Handler
 from eventml.printable import cut
 from eventml.records import REPLAY_GROUP, TOMBSTONE, Delivery
-from eventml.runtime.backoff import BrokerRetry
-from eventml.runtime.calling import Item
-from eventml.runtime.circuit_breaker import CircuitBreaker, StoppedError
-from eventml.runtime.concurrency import ConcurrentCalls
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.calls.concurrency import ConcurrentCalls
 from eventml.runtime.dedupe import Dedupe
-from eventml.runtime.failure_log import FailureLog
-from eventml.runtime.failures import task_group
+from eventml.runtime.failures.circuit_breaker import CircuitBreaker, StoppedError
+from eventml.runtime.failures.exceptions import task_group
+from eventml.runtime.failures.failure_log import FailureLog
+from eventml.runtime.failures.outages import BrokerRetry
+from eventml.runtime.failures.poison import crash_loop_error, split
+from eventml.runtime.failures.retry import Retry
 from eventml.runtime.intake import Intake
-from eventml.runtime.poison import crash_loop_error, split
 from eventml.runtime.replies import Replies
-from eventml.runtime.retry import Retry
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 log = logging.getLogger("eventml")
 
@@ -230,7 +227,7 @@ class Pipeline:
 
     @property
     def _waiting(self) -> int:
-        """How many events wait in the retry queue, or for the event that they are duplicates of."""
+        """How many events wait: for a retry, or as duplicates of an event in flight."""
         return len(self._retry.queue) + (0 if self._dedupe is None else self._dedupe.waiting)
 
     async def _next_batch(self) -> tuple[list[Item], bool]:
@@ -255,7 +252,7 @@ class Pipeline:
     async def _send(
         self, completions: MemoryObjectSendStream[list[Completion]], batch: list[Completion]
     ) -> None:
-        """Have deliveries completed, but those that the circuit breaker keeps back: these once it closes.
+        """Send completions to the third stage; those that the circuit breaker keeps back once it closes.
 
         Raises:
             StoppedError: the worker was stopped before that.
@@ -284,7 +281,7 @@ class Pipeline:
 
     @property
     def _unfinished(self) -> int:
-        """How many batches are processed, or were and are not completed; of concurrent calls each counts."""
+        """How many batches are in process or not yet completed; each concurrent call counts as one."""
         return self._uncompleted + (0 if self._concurrent is None else self._concurrent.in_process)
 
     async def _until_all_completed(self) -> None:

@@ -18,14 +18,17 @@ from eventml import records
 from eventml.backends.base import Completion
 from eventml.event_types import fields_of
 from eventml.records import Record
-from eventml.runtime.failures import CallResults
-from eventml.runtime.output_checks import bare_prediction
+from eventml.runtime.calls.output_checks import bare_prediction
+from eventml.runtime.failures.classification import CallResults
 from eventml.runtime.stats import Histogram
 
 _SAMPLES: Final = 4  # of each batch, 2 µs each
 _LONGEST: Final = 2000  # bytes of a prediction that is decoded for its number
 _LARGEST: Final = 1e100  # a number that is counted is smaller, so that sums stay finite
-_NUMBERS: Final = ((float, float | None, Decimal), (int, int | None))  # the first kind that there is counts
+_NUMBERS: Final = (
+    (float, float | None, Decimal),
+    (int, int | None),
+)  # a float field is preferred to an integer field
 _BUCKETS: Final = 20  # between the lowest and the highest number of a profile; fewer, as their ends are round
 _POSITIVE: Final = [float(f"{digit}e{power}") for power in range(-3, 6) for digit in (1, 2, 5)] + [1e6]
 _BOUNDS: Final = (*(-bound for bound in reversed(_POSITIVE)), 0.0, *_POSITIVE)
@@ -92,7 +95,7 @@ def decode_prediction(record: Record) -> Any:
 
 
 def count_predictions(results: CallResults, histogram: Histogram, field: str = "") -> None:
-    """Count the numbers of evenly spaced predictions of a batch, each for all those that it stands for."""
+    """Count a sample of the predictions of a batch, evenly spaced and weighted to the size of the batch."""
     sample = results[:: -(-len(results) // _SAMPLES) or 1]
     for one in sample:
         if isinstance(one, Completion) and one.outputs and len(one.outputs[0].value) <= _LONGEST:

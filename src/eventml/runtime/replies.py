@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -28,13 +29,10 @@ from eventml.errors import (
 )
 from eventml.handlers import Handler
 from eventml.records import REPLAY_GROUP, REPLY_FROM, REPLY_TO, Delivery, Record
-from eventml.runtime.dead_letters import DLQ_PREFIX, DeadLetterCompletion
-from eventml.runtime.failures import describe
-from eventml.runtime.handler_call import HandlerCall
-from eventml.runtime.outputs import answer_is_list, output_headers, outputs_as_json, union_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from eventml.runtime.calls.handler_call import HandlerCall
+from eventml.runtime.calls.outputs import answer_is_list, output_headers, outputs_as_json, union_of
+from eventml.runtime.failures.dead_letters import DLQ_PREFIX, DeadLetterCompletion
+from eventml.runtime.failures.exceptions import describe
 
 log = logging.getLogger("eventml")
 
@@ -63,8 +61,7 @@ class FailureReply(msgspec.Struct, frozen=True):
 
     Attributes:
         exception: The class of the failure, by its name.
-        message: The failure in one line, without values of the event; only what a handler rejects an event
-            with is told as it is.
+        message: The failure in one line, without values of the event; the message of a `Reject` is unchanged.
         dead_letters: The topic of the dead letter.
     """
 

@@ -7,10 +7,11 @@ instrumentations of other clients write.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -19,10 +20,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from eventml.handlers import Handler
 from eventml.models import Model
-from eventml.runtime.failures import describe
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+from eventml.runtime.failures.exceptions import describe
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _CE_PREFIX: Final = "ce_"

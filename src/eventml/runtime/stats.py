@@ -5,17 +5,13 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Literal
-
-import msgspec
+from threading import Event
+from typing import Final, Literal
 
 from eventml.backends.base import Completion, CountsLost
-from eventml.runtime.outages import OutageLog
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from threading import Event
+from eventml.runtime.failures.outages import BrokerFailure, OutageLog
 
 Stage = Literal["receive", "decode", "call", "encode", "complete"]
 
@@ -49,13 +45,6 @@ class Histogram:
         self.sum += value * weight
 
 
-class BrokerFailure(msgspec.Struct, frozen=True):
-    """A step that fails at the broker: since when (monotonic clock), and its last error, in one line."""
-
-    since: float
-    error: str
-
-
 class Stats:
     """The counters of one handler since its worker started. Times are of the monotonic clock, in seconds.
 
@@ -84,11 +73,11 @@ class Stats:
         model_updates: How often a new version of the model has taken over.
         models_refused: New versions of the model that could not be loaded, or failed their checks.
         model_refused: Why the newest version of the model is not used; empty if it is.
-        canary_events: Events that the canary was called for.
+        canary_events: Events for which the canary was called.
         canary_worse: Why the canary is worse than the model; empty if that is not known.
         canary_share: The share of the keys that the canary answers for.
         model_since: When the version of the model that is in use was taken over.
-        field: That of predictions with their number, as in `Profile`.
+        field: Field of a prediction that has its number, as in `Profile`.
         predictions: The numbers of predictions, sampled; `canary_predictions` are those of the canary.
         stages: How long each stage takes for a batch, in seconds. `receive` includes the wait for deliveries.
     """

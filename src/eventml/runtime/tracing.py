@@ -7,15 +7,13 @@ which costs a batch one comparison. `spans.py` implements them, and is imported 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Literal, Protocol
 
 from eventml.errors import MissingExtraError
 from eventml.handlers import Handler
 from eventml.models import Model
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
 
 Operation = Literal["publish", "request"]
 

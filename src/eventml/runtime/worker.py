@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import anyio
 
@@ -22,28 +23,24 @@ from eventml.backends.base import (
 from eventml.errors import BackendError, CircuitBreakerError, UnavailableError, UnsupportedError
 from eventml.handlers import Handler
 from eventml.models import Model, can_change
-from eventml.runtime.calling import Caller
-from eventml.runtime.canary_call import CanaryCall
-from eventml.runtime.canary_control import CanaryControl
-from eventml.runtime.concurrency import ConcurrentCalls
-from eventml.runtime.dead_letters import dead_letter_topic
-from eventml.runtime.failures import describe, task_group
-from eventml.runtime.handler_call import CallSteps, HandlerCall
+from eventml.runtime.calls.caller import Caller
+from eventml.runtime.calls.concurrency import ConcurrentCalls
+from eventml.runtime.calls.handler_call import CallSteps, HandlerCall
+from eventml.runtime.calls.outputs import Outputs
+from eventml.runtime.failures.dead_letters import dead_letter_topic
+from eventml.runtime.failures.exceptions import describe, task_group
+from eventml.runtime.failures.outages import OutageLog
+from eventml.runtime.failures.poison import Call
+from eventml.runtime.failures.retry import Retry
+from eventml.runtime.failures.staleness import Staleness
 from eventml.runtime.loaded_handlers import LoadedHandler, resources
-from eventml.runtime.model_updates import ModelUpdates
-from eventml.runtime.outages import OutageLog
-from eventml.runtime.outputs import Outputs
+from eventml.runtime.model_versions.canary import CanaryCall, CanaryControl
+from eventml.runtime.model_versions.model_updates import ModelUpdates
 from eventml.runtime.pipeline import Pipeline
-from eventml.runtime.poison import Call
 from eventml.runtime.replies import Replies
-from eventml.runtime.retry import Retry
-from eventml.runtime.staleness import Staleness
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import Tracing
 from eventml.times import start_at
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 log = logging.getLogger("eventml")
 

@@ -1,12 +1,14 @@
-"""A bus under test: its handlers run in this process, over a broker that nobody else can reach."""
+"""A bus under test: its handlers run in this process, over a broker in memory of its own."""
 
 from __future__ import annotations
 
 import secrets
 from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, ParamSpec, Self, TypeVar
+from types import TracebackType
+from typing import Any, ClassVar, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import anyio
 import msgspec
@@ -17,17 +19,17 @@ from eventml.backends import memory
 from eventml.bus import Bus
 from eventml.codec import Decoder
 from eventml.errors import ConfigError, NotOpenError
+from eventml.handlers import Handler
 from eventml.models import Artefact, Model
-from eventml.records import Record
-from eventml.runtime import dead_letter_topic, describe, output_event_types, read_dead_letter, task_group
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-    from types import TracebackType
-
-    from eventml.handlers import Handler
-    from eventml.records import Delivery
-    from eventml.runtime import Worker
+from eventml.records import Delivery, Record
+from eventml.runtime import (
+    Worker,
+    dead_letter_topic,
+    describe,
+    output_event_types,
+    read_dead_letter,
+    task_group,
+)
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -96,7 +98,7 @@ class TestBus:
             itself, or a `Model` or an `Artefact`.
         lifespans: What handlers get instead of a lifespan's value, by the lifespan's name.
         timeout: How long all that was published may take to be handled, in seconds.
-        raise_failures: Fail the `publish` after which a handler set an event aside.
+        raise_failures: Fail the `publish` after which an event has become a dead letter.
 
     Raises:
         ConfigError: a name is of nothing that the bus has.
@@ -178,13 +180,13 @@ class TestBus:
 
         Raises:
             TimeoutError: it took longer than `timeout`; names the busy handler and the last exception.
-            AssertionError: with `raise_failures`, a handler has set an event aside since the last time.
+            AssertionError: with `raise_failures`, an event has become a dead letter since the last time.
         """
         if self._worker is None:
             raise NotOpenError("this test bus is not open; use it inside `async with TestBus(bus) as t:`")
         with anyio.move_on_after(self._timeout) as scope:
             # None of these calls yields to another task, so they see one state.
-            while (  # noqa: ASYNC110 - nobody says when a handler has had its last event
+            while (  # noqa: ASYNC110 - no event says that a handler has had its last one
                 self._worker.in_flight or any((await self._worker.lag()).values())
             ):
                 await anyio.sleep(_LOOK)
@@ -247,9 +249,9 @@ class TestBus:
             return list(self._hub.topic(topic).partitions[0].log)
 
     def _type(self, topic: str) -> Any:
-        said = self._bus.topics.get(topic)
-        if said is not None and said.event_type is not Any:
-            return said.event_type
+        declared = self._bus.declared_topic(topic).event_type
+        if declared is not Any:
+            return declared
         written = [output_event_types(h) for h in self._bus.handlers.values() if topic in h.outputs]
         return written[0][topic] if written else Any
 

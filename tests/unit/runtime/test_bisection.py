@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.runtime.failures import Bisection
+from eventml.runtime.failures.retry_queue import Bisection
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from eventml import Bus
 from eventml.backends.base import Completion
 from eventml.records import REPLAY_GROUP, Delivery, Record
-from eventml.runtime.calling import Item
+from eventml.runtime.calls.caller import Item
 from eventml.runtime.dedupe import Dedupe
 from eventml.runtime.stats import Stats
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.errors import DecodeError, HandlerTimeoutError, PublishError, Reject, UnavailableError
-from eventml.runtime.backoff import backoff_delay
-from eventml.runtime.failures import Verdict, classify, describe
+from eventml.runtime.failures.classification import Verdict, classify
+from eventml.runtime.failures.exceptions import describe
+from eventml.runtime.failures.outages import backoff_delay
 
 seconds = st.floats(0, 1e6)
 

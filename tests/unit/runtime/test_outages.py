@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.errors import BackendError, UnavailableError
-from eventml.runtime import OutageLog, outages
+from eventml.runtime import OutageLog
+from eventml.runtime.failures import outages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from eventml import Bus, Prediction
 from eventml.errors import OutputError
 from eventml.runtime import Failed, OutputChecks
-from eventml.runtime.failures import NOT_CALLED
+from eventml.runtime.failures.classification import NOT_CALLED
 
 
 class Duration(msgspec.Struct):

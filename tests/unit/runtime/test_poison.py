@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from eventml.backends.base import Completion
 from eventml.errors import UnavailableError
 from eventml.records import Delivery, Record
-from eventml.runtime.calling import Item
-from eventml.runtime.poison import SINGLE_FROM, CountedCalls, Part, crash_loop_error, split
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.failures.poison import SINGLE_FROM, CountedCalls, Part, crash_loop_error, split
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ async def test_while_the_broker_is_away_nothing_is_called(monkeypatch: pytest.Mo
         waits.extend(calls.stats.failing)
         assert not calls.made
 
-    monkeypatch.setattr("eventml.runtime.backoff.anyio.sleep", wait)
+    monkeypatch.setattr("eventml.runtime.failures.outages.anyio.sleep", wait)
     calls = Calls()
     calls.subscription.failures = 3
     await calls.counted_calls([item(1, 2)])

@@ -18,7 +18,7 @@ from eventml.backends.base import Completion
 from eventml.errors import OutputError
 from eventml.records import CONTENT_TYPE, JSON, Delivery, Record
 from eventml.runtime import predictions
-from eventml.runtime.failures import Failed
+from eventml.runtime.failures.classification import Failed
 from eventml.runtime.predictions import count_predictions, prediction_number, profile_of
 from eventml.runtime.stats import Histogram
 

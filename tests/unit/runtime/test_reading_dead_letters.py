@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from eventml import Bus
 from eventml.codec import Decoder
 from eventml.records import Delivery, Record
-from eventml.runtime.dead_letters import (
+from eventml.runtime.failures.dead_letters import (
     DeadLetterQueue,
     DeadLetterWriter,
     dead_letter_queues,
     dead_letter_topic,
     read_dead_letter,
 )
-from eventml.runtime.failure_log import FailureLog
+from eventml.runtime.failures.failure_log import FailureLog
 
 HEADERS = {
     "eventml-dlq-topic": "rides.started",

@@ -14,9 +14,9 @@ from eventml.backends.memory import Hub
 from eventml.errors import BackendError, EventMLError, PublishError, UnavailableError
 from eventml.models import Model
 from eventml.records import REPLAY_GROUP, REPLY_FROM, REPLY_TO, Delivery, Record
-from eventml.runtime.calling import Caller
-from eventml.runtime.handler_call import CallSteps, HandlerCall
-from eventml.runtime.outputs import Outputs
+from eventml.runtime.calls.caller import Caller
+from eventml.runtime.calls.handler_call import CallSteps, HandlerCall
+from eventml.runtime.calls.outputs import Outputs
 from eventml.runtime.replies import Replies
 from eventml.runtime.stats import Stats
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from eventml import Bus, Reject
 from eventml.records import Delivery, Record
 from eventml.runtime import FailFast, Retry
-from eventml.runtime.calling import Caller, Item
-from eventml.runtime.handler_call import CallSteps, HandlerCall
-from eventml.runtime.outputs import Outputs
+from eventml.runtime.calls.caller import Caller, Item
+from eventml.runtime.calls.handler_call import CallSteps, HandlerCall
+from eventml.runtime.calls.outputs import Outputs
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from eventml.records import Delivery, Record
-from eventml.runtime.calling import Item
-from eventml.runtime.retry_queue import FailedItem, RetryQueue
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.failures.retry_queue import FailedItem, RetryQueue
 
 KEYS = st.sampled_from([None, b"", b"a", b"b", b"c"])
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.records import Delivery, Record
-from eventml.runtime.calling import Item
-from eventml.runtime.staleness import split_stale
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.failures.staleness import split_stale
 
 NOW = 1_700_000_000.0
 

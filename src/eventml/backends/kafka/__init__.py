@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 
@@ -40,8 +41,6 @@ except ModuleNotFoundError as exc:
         raise
     raise MissingExtraError("kafka", "kafka://") from exc
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 __all__ = ["KafkaBackend", "Settings", "capabilities", "open", "refused_topics"]
 

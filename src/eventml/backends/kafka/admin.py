@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from math import floor
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka
@@ -29,9 +30,6 @@ from eventml.backends.kafka.errors import (
 from eventml.backends.kafka.offset_fetch import OffsetFetchRequest, UnstableOffsetError
 from eventml.backends.kafka.partitions import CommittedOffset
 from eventml.errors import BackendError, EventMLError, LoginError, UnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
 
 _BACKOFF: Final = 0.1  # seconds
 _PROPAGATION: Final = 1.0  # seconds for which a broker may not know a topic that was just created

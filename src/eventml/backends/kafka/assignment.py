@@ -10,10 +10,10 @@ forgotten, and a late completion of it is ignored.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby, islice
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import anyio
 from aiokafka import TopicPartition
@@ -22,9 +22,6 @@ from msgspec.structs import replace
 from eventml.backends.base import MAX_BYTES
 from eventml.backends.kafka.partitions import CommittedOffset, PartitionState
 from eventml.records import Delivery, count_bytes, count_fitting
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
 
 _OFFSET = attrgetter("offset")
 _PARTITION = attrgetter("partition")

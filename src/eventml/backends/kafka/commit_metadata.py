@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from typing import Final
 
 from eventml.backends.kafka.partitions import CommittedOffset
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MAX_METADATA: Final = 4_000
 """Characters of a commit's metadata: brokers take 4096 bytes by default (`offset.metadata.max.bytes`)."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
@@ -20,9 +21,6 @@ from eventml.backends.kafka.errors import CLIENT_ERRORS, describe
 from eventml.backends.kafka.partitions import CommittedOffset
 from eventml.backends.kafka.wire import Partition
 from eventml.errors import EventMLError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
 
 log = logging.getLogger("eventml")
 

@@ -8,6 +8,7 @@ take the group back behind transactions that have ended meanwhile.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from operator import attrgetter
@@ -21,8 +22,6 @@ from eventml.backends.kafka.transactions import PartitionTransactions, Transacti
 from eventml.errors import PublishError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
-
     from aiokafka import TopicPartition
 
 _DELIVERY = attrgetter("delivery")

@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiokafka import AIOKafkaClient, AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.conn import collect_hosts, create_conn
@@ -27,9 +28,6 @@ from eventml.backends.kafka.errors import CLIENT_ERRORS
 from eventml.backends.kafka.fetching import decode_batches
 from eventml.backends.kafka.packing import RecordBatch
 from eventml.backends.kafka.settings import Settings, client_options, milliseconds, read_url
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 

@@ -9,22 +9,14 @@ the backend connects for the first time; see `AdminClient.start`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aiokafka import errors as kafka
 from aiokafka.errors import ConsumerStoppedError, IllegalOperation, KafkaError
 
-from eventml.errors import (
-    BackendError,
-    EventMLError,
-    MissingExtraError,
-    TopicNotFoundError,
-    UnavailableError,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection
+from eventml.errors import BackendError, EventMLError, MissingExtraError, TopicNotFoundError, UnavailableError
 
 CLIENT_ERRORS: Final = (KafkaError, ConsumerStoppedError, IllegalOperation, OSError, TimeoutError)
 """Exceptions that aiokafka raises on purpose. Its failed assertions and its bugs are not among them."""

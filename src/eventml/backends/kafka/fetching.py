@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CorruptRecordException
@@ -22,9 +23,6 @@ from aiokafka.record.memory_records import _MemoryRecordsPy
 
 from eventml.backends.kafka.wire import DeliveryDecoder
 from eventml.records import Delivery
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 log = logging.getLogger("eventml")
 

@@ -6,14 +6,12 @@ end, and, from a group coordinator that has just been started, what was committe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
 
 from aiokafka.errors import BrokerResponseError
 from aiokafka.protocol import types
 from aiokafka.protocol.api import Request, RequestStruct, Response
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 _TEXT: Final = types.CompactString("utf-8")
 _TAGS: Final = ("tags", types.TaggedFields)

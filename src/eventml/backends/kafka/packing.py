@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from eventml.backends.kafka.wire import CACHED_HEADERS, ID, LARGEST_CACHED, Partition, kafka_headers, key_hash
 from eventml.records import TOMBSTONE, Record
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _HEADER: Final = _DefaultRecordBatchBuilderPy.HEADER_STRUCT.size  # bytes, of a batch
 _NULL: Final = b"\1"  # the length -1: no bytes follow

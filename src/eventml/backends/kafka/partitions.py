@@ -13,10 +13,8 @@ are counted, not presumed.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal, NamedTuple
 
 Ranges = tuple[tuple[int, int], ...]
 """Ranges of offsets, rising: the first offset, and the one after the last."""

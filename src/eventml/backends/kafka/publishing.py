@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
@@ -26,9 +27,6 @@ from eventml.backends.kafka.packing import Batch, PackedRecords, Packer, TopicPa
 from eventml.backends.kafka.wire import Partition
 from eventml.errors import EventMLError, PublishError, UnavailableError
 from eventml.records import Record
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Coroutine, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aiokafka import TopicPartition
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -19,9 +20,6 @@ from eventml.backends.kafka.errors import CLIENT_ERRORS, repeatable, translate, 
 from eventml.backends.kafka.fetching import fetch_deliveries
 from eventml.backends.kafka.publishing import Publisher
 from eventml.records import Delivery, count_fitting
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
 
 _POLL: Final = 500  # milliseconds that a fetch waits for records
 

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import count
-from typing import TYPE_CHECKING
 
 import anyio
 from aiokafka import TopicPartition
@@ -21,9 +21,6 @@ from eventml.backends.kafka.partitions import CommittedOffset, PartitionState
 from eventml.backends.kafka.settings import Settings
 from eventml.errors import EventMLError, UnavailableError
 from eventml.records import Delivery
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
 
 log = logging.getLogger("eventml")
 

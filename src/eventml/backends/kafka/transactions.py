@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from eventml.backends.base import Completion
@@ -29,8 +30,6 @@ from eventml.errors import EventMLError, UnavailableError
 from eventml.records import Delivery
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from aiokafka import AIOKafkaProducer, TopicPartition
 
 log = logging.getLogger("eventml")

@@ -6,15 +6,12 @@ distinct headers, so each set is converted once.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 from eventml.records import NO_HEADERS, TOMBSTONE, Delivery, Record, foreign_id
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
 
 Header = tuple[str, bytes | None]
 

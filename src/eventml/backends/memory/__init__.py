@@ -12,16 +12,13 @@ and what each group has in flight) and `group.py` (members and their partitions)
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
 
+from eventml.backends.base import Backend
 from eventml.backends.memory.hub import Hub, Settings, capabilities
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from eventml.backends.base import Backend
 
 __all__ = ["Hub", "Settings", "capabilities", "open", "temporary"]
 

@@ -6,14 +6,12 @@ Nothing here waits or locks: the hub does both.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from eventml.backends.base import Completion, Start
-    from eventml.backends.memory.topic import Room, TopicState
-    from eventml.records import Delivery
+from eventml.backends.base import Completion, Start
+from eventml.backends.memory.topic import Room, TopicState
+from eventml.records import Delivery
 
 M = TypeVar("M")
 

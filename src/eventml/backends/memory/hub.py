@@ -10,24 +10,20 @@ from __future__ import annotations
 import math
 import threading
 from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import anyio
 import msgspec
 from anyio.lowlevel import checkpoint, current_token
 
-from eventml.backends.base import MAX_BYTES, Capabilities
+from eventml.backends.base import MAX_BYTES, Capabilities, Completion, DedupeSubscription, Start, Subscription
 from eventml.backends.memory.group import Group
 from eventml.backends.memory.topic import Room, TopicState, by_topic
 from eventml.errors import FullError
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-
-    from eventml.backends.base import Completion, DedupeSubscription, Start, Subscription
-    from eventml.records import Delivery, Record
+from eventml.records import Delivery, Record
 
 T = TypeVar("T")
 

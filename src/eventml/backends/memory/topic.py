@@ -9,20 +9,17 @@ import math
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from math import ceil
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 from zlib import crc32
 
 from msgspec.structs import replace
 
+from eventml.backends.base import Start
 from eventml.records import Delivery, Record, count_bytes, count_fitting, foreign_id
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from eventml.backends.base import Start
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from eventml.backends.base import Capabilities, DedupeSubscription, Start, Subscription
 from eventml.errors import MissingExtraError, UnsupportedError
@@ -34,6 +34,9 @@ except ImportError as exc:
     raise MissingExtraError("redis", "the backend redis://") from exc
 
 # By another name: `check_topics` would take this module for one that implements `ChecksOutputs`.
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+
 from eventml.backends.redis.cluster import check_outputs as _check_slots
 from eventml.backends.redis.cluster import find_server, same_slot_names
 from eventml.backends.redis.connection import pack
@@ -43,12 +46,7 @@ from eventml.backends.redis.member import Member
 from eventml.backends.redis.publishing import Publisher
 from eventml.backends.redis.reader import Reader
 from eventml.backends.redis.settings import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
-
-    from eventml.records import Record
+from eventml.records import Record
 
 __all__ = ["RedisBackend", "Settings", "capabilities", "open"]
 

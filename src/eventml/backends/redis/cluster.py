@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from binascii import crc_hqx
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 import msgspec
 
@@ -16,9 +17,6 @@ from eventml.backends.redis.errors import DeniedError
 from eventml.backends.redis.server import Server
 from eventml.backends.redis.settings import Address, Host, Settings, parse_url
 from eventml.errors import BackendError, ConfigError, LoginError, UnavailableError, UnsupportedError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _SENTINEL_TIMEOUT: Final = 1.0  # seconds; one that is down must not hold up the question to the next
 _SLOTS: Final = 16_384

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 from eventml.backends.base import Completion, Dedupe
 from eventml.backends.redis.cluster import check_outputs
@@ -13,9 +14,6 @@ from eventml.backends.redis.publishing import Publisher
 from eventml.backends.redis.server import Script
 from eventml.backends.redis.wire import alike, defect, meta_of
 from eventml.records import Record
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 log = logging.getLogger("eventml.redis")
 
@@ -36,7 +34,7 @@ async def complete(publisher: Publisher, consumer: Consumer, done: Sequence[Comp
     Raises:
         NoGroupError: the group does not exist any more.
         UnavailableError: the outcome of all is unknown. Repeating the call is right.
-        BackendError: the server refuses until somebody removes the reason. Repeating is right.
+        BackendError: the server refuses until its operator removes the reason. Repeating is right.
     """
     server = publisher.server
     if server.settings.cluster:

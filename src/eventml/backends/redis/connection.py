@@ -12,6 +12,7 @@ import logging
 import math
 import socket
 from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import hiredis
@@ -30,8 +31,6 @@ from eventml.errors import UnavailableError
 from eventml.loopback import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from typing_extensions import Buffer
 
 log = logging.getLogger("eventml.redis")

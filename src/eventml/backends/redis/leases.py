@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from eventml.backends.base import Start
 from eventml.backends.redis.connection import fields_of, pack
 from eventml.backends.redis.errors import ErrorReply, NoGroupError, check_replies
 from eventml.backends.redis.server import Client, Script
-from eventml.backends.redis.wire import decode_entries, id_before
+from eventml.backends.redis.wire import Entry, decode_entries, id_before
 from eventml.records import Delivery
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-
-    from eventml.backends.redis.wire import Entry
-
-    Offset = int | str
+Offset = int | str
 
 log = logging.getLogger("eventml.redis")
 

@@ -8,10 +8,11 @@ import math
 import secrets
 import socket
 import time
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import compress
 from os import getpid
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
 
@@ -25,9 +26,6 @@ from eventml.backends.redis.reader import BLOCK, ReadAhead, receive
 from eventml.backends.redis.server import Client, Server
 from eventml.errors import EventMLError, PublishError, UnavailableError
 from eventml.records import Delivery
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 
 log = logging.getLogger("eventml.redis")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from random import random
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from eventml.backends.redis.connection import pack
 from eventml.backends.redis.errors import (
@@ -21,9 +22,6 @@ from eventml.backends.redis.server import Client, Script, Server
 from eventml.backends.redis.wire import add_commands, defect
 from eventml.errors import BackendError, FullError, PublishError, UnavailableError
 from eventml.records import Record
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
 
 log = logging.getLogger("eventml.redis")
 

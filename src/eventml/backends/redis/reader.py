@@ -10,9 +10,10 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -31,9 +32,6 @@ from eventml.backends.redis.server import Client, Server
 from eventml.backends.redis.wire import FIRST, decode_entries, id_before, ordered
 from eventml.errors import BackendError, EventMLError
 from eventml.records import Delivery, count_fitting
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
 
 log = logging.getLogger("eventml")
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Sequence
 from hashlib import sha1
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eventml.backends.redis.connection import Connection, Login, pack
 from eventml.backends.redis.errors import WRONG_SERVER, ErrorReply, check_replies
 from eventml.backends.redis.settings import Address, Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 
 class Server:

@@ -13,23 +13,20 @@ itself, field by field, in text. All other fields become headers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import floor
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from eventml import records
+from eventml.backends.base import Start
 from eventml.backends.redis.connection import bulk
 from eventml.records import NO_HEADERS, Delivery, Record, foreign_id
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from eventml.backends.base import Start
-
-    Entry = tuple[bytes, list[bytes]]
+Entry = tuple[bytes, list[bytes]]
 
 DATA, ID, META, KEY = b"data", b"id", b"meta", b"key"
 

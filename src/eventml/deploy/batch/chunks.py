@@ -6,17 +6,15 @@ A column is a list, or a pyarrow array, which only a source that has pyarrow mak
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
 from eventml.deploy.batch.output_columns import OutputSchema, Values, as_list, readable_values, take
 from eventml.errors import DecodeError, SourceError
 from eventml.printable import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Part = TypeVar("Part")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import deque
+from collections.abc import Iterator
 from datetime import date, datetime
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, Union, get_args, get_origin
@@ -19,7 +20,6 @@ from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, column_kind
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from io import BufferedIOBase
 
 MAX_LINE_BYTES: Final = 16 << 20

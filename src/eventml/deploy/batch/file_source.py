@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -15,7 +16,6 @@ from eventml.deploy.batch.stores import fingerprint_of, open_file, store_errors
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from io import BufferedReader
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import anyio
 import msgspec
 from anyio import to_thread
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from eventml.bus import Bus
 from eventml.deploy.batch.chunks import (
@@ -29,11 +31,6 @@ from eventml.deploy.batch.row_filters import DuplicateFilter, drop_known, find_d
 from eventml.deploy.batch.scoring import Scorer, run_identity, scorable
 from eventml.errors import ConfigError, JobError, MissingExtraError
 from eventml.runtime import task_group
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 log = logging.getLogger("eventml")
 

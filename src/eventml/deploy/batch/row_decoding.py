@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import inspect
 import types
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -30,9 +31,6 @@ from eventml.errors import DecodeError, SourceError
 from eventml.event_types import convert, fields_of, json_decoder
 from eventml.frames import FrameType, cast_table
 from eventml.runtime import describe
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
 
 _UNTYPED: Final = (Any, dict, dict[str, Any])
 

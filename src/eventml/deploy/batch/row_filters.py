@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from anyio import from_thread
@@ -13,9 +14,6 @@ from eventml.deploy.batch.chunks import DUPLICATE_ID, RejectedRow, RowChunk, Sou
 from eventml.deploy.batch.output_columns import Values, as_list
 from eventml.deploy.batch.row_decoding import RowDecoder, row_texts
 from eventml.errors import SourceError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 
 def find_duplicates(source: Source, decoder: RowDecoder, rows: int) -> dict[str, str]:

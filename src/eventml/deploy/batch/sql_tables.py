@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -14,9 +15,6 @@ from eventml.config import without_secrets
 from eventml.deploy.batch.locations import SqlLocation
 from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema
 from eventml.errors import ConfigError, JobError, SourceError, TargetError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 LOCK_TIMEOUT: Final = 30.0
 """Seconds to wait for another process that has locked a SQLite file; `?timeout=` in the URL replaces it."""

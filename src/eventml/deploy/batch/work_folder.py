@@ -11,16 +11,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from eventml.errors import JobRunningError, TargetError
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Collection
-    from pathlib import Path
 
 LOCK: Final = "lock"
 

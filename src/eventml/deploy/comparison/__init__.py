@@ -1,9 +1,9 @@
 """Comparing two models of a predictor: with a challenger, or by predicting past events again.
 
-In reading order: `rows.py` (rows as columns of Arrow), `answers.py` (events and predictions read from
-topics), `replaying.py` (past events predicted again), `differences.py` (two sets of predictions compared),
-`report.py` (the result as tables, and the pairs as a Parquet file). It needs pyarrow. It may import
-deploy/batch, bus, runtime and what these import.
+In reading order: `answers.py` (events and predictions read from topics, as columns of Arrow), `replaying.py`
+(past events predicted again), `differences.py` (two sets of predictions compared), `report.py` (the result as
+tables, and the pairs as a Parquet file). It needs pyarrow. It may import deploy/batch, bus, runtime and what
+these import.
 """
 
 from eventml.deploy.comparison.answers import Answers, read_answers, read_events

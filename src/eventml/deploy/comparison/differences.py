@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eventml.deploy.comparison.rows import FIELD, array_of, fields_of_rows, in_order_of, with_ids_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+from eventml.deploy.comparison.answers import FIELD, array_of, fields_of_rows, in_order_of, with_ids_of
 
 _BINS: Final = 5  # of a feature that is a number, with as many events in each
 _VALUES: Final = 20  # of another feature, the most frequent ones

@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import anyio
 import msgspec
 import pyarrow as pa
 from anyio import to_thread
+from anyio.streams.memory import MemoryObjectSendStream
 from msgspec.structs import replace
 
 from eventml.bus import Bus
 from eventml.codec import Decoder
 from eventml.deploy.batch import DEFAULT_CHUNK, FileLocation, RowDecoder, Scorer, open_source
 from eventml.deploy.comparison.answers import (
+    FIELD,
     Answers,
+    Rows,
     add_events,
     answer_rows,
     answers_of,
+    array_of,
     batches_of,
+    one_of_each_id,
     read_predictions,
 )
 from eventml.deploy.comparison.report import OLD, fields_of_pairs
-from eventml.deploy.comparison.rows import FIELD, Rows, array_of, one_of_each_id
 from eventml.errors import ConfigError, DecodeError, UnsupportedError
 from eventml.handlers import Handler
-from eventml.runtime import (
-    Item,
-    LoadedHandler,
-    Retry,
-    Stats,
-    call_without_stream,
-    load_handlers,
-    task_group,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
-    from pathlib import Path
-
-    from anyio.streams.memory import MemoryObjectSendStream
+from eventml.runtime import Item, LoadedHandler, Retry, Stats, call_without_stream, load_handlers, task_group
 
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)  # at most, this machine's and the broker's
 

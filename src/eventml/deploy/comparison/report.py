@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
+from eventml.deploy.comparison.answers import FIELD, Answers, as_text, fields_of_rows
 from eventml.deploy.comparison.differences import Comparison, compare, pair
-from eventml.deploy.comparison.rows import FIELD, as_text, fields_of_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from eventml.deploy.comparison.answers import Answers
 
 OLD: Final = "old_"
 """Before the names of columns of pairs that hold fields of the predictions made then."""

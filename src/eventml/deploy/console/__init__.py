@@ -4,7 +4,7 @@
   this process or of another one, `history.py` keeps them.
 - `records.py`, `dead_letters.py`, `bus_graph.py`: records, dead letters and the graph of a bus, for the pages
   and for the commands.
-- `site.py` answers requests for pages: `live_pages.py`, `dead_letter_pages.py`, `try_it.py`. `sessions.py`
+- `site.py` answers requests for pages: `live_pages.py`, `dead_letters.py`, `try_it.py`. `sessions.py`
   says who may see records, `broker.py` reads them. `templates.py` makes HTML.
 
 `pages/` has the templates, `assets/` the script, the style and uPlot 1.6.32 as npm has it.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
+from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -13,18 +14,13 @@ import msgspec
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from eventml import config
+from eventml.backends.base import Backend, Subscription
+from eventml.bus import Bus
 from eventml.deploy.console.records import delivery_to_json, format_value, one_line, shortened
 from eventml.deploy.console.templates import render
 from eventml.errors import EventMLError, UnavailableError, UnsupportedError
 from eventml.printable import cut
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
-    from contextlib import AbstractAsyncContextManager
-
-    from eventml.backends.base import Backend, Subscription
-    from eventml.bus import Bus
-    from eventml.records import Delivery
+from eventml.records import Delivery
 
 T = TypeVar("T")
 
@@ -39,8 +35,8 @@ _LIMIT: Final = 500  # records in one receive
 class Broker:
     """Runs coroutines that need the backend of a bus, for threads.
 
-    Each call connects for itself, so that nothing stays open while nobody looks. A backend that lives in this
-    process is used where it is open: in the event loop of its `worker`.
+    Each call connects for itself, so that no connection stays open while no page is read. A backend
+    that lives in this process is used where it is open: in the event loop of its `worker`.
     """
 
     def __init__(self, bus: Bus, worker: BlockingPortal | None = None) -> None:

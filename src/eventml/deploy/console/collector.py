@@ -1,4 +1,4 @@
-"""The collector of a console: takes the numbers of a service once per interval, whoever looks at them.
+"""The collector of a console: takes the numbers of a service once per interval, for all pages.
 
 Those of a service that runs elsewhere are read from the `/status` of its operations ports.
 """
@@ -10,9 +10,10 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -20,9 +21,6 @@ from eventml.deploy.console.history import SPANS, History, series
 from eventml.deploy.console.numbers import Snapshot, handler_numbers, merged
 from eventml.deploy.workers import HostPort, ServiceStatus, unready_reasons
 from eventml.errors import ConfigError, UnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 log = logging.getLogger("eventml.console")
 
@@ -38,8 +36,8 @@ _TIMEOUT: Final = 5.0  # seconds for an operations port to answer
 class Tick:
     """A snapshot and the numbers since the one before it, at a time in seconds since the epoch.
 
-    `earlier` is a snapshot of five minutes ago, or the first one, and `before` the one before `now`. What is
-    made of a tick is made once, by the first who asks.
+    `earlier` is a snapshot of five minutes ago, or the first one, and `before` the one before `now`.
+    `once` keeps what is computed from a tick.
     """
 
     def __init__(self, number: int, earlier: Snapshot, before: Snapshot, now: Snapshot, epoch: float) -> None:
@@ -62,7 +60,7 @@ class Tick:
 class Collector:
     """Collects the numbers of a service for a history, in a thread of its own, while `running` is entered.
 
-    `status` returns those of now, and a group with more than `max_lag` is not ready. While somebody looks,
+    `status` returns those of now, and a group with more than `max_lag` is not ready. While pages are read,
     `count` counts the dead letters that are left, by handler; if it raises, their number is not known.
     """
 
@@ -78,7 +76,7 @@ class Collector:
         self.history = history
         self._count = count
         self._counted: Mapping[str, int] = {}
-        self._looked = threading.Event()  # somebody has looked since dead letters were last counted
+        self._looked = threading.Event()  # a page was read since dead letters were last counted
         self._changed = threading.Condition()
         self._stopped = threading.Event()
         first = Snapshot(time.monotonic(), ServiceStatus(bus="", workers=[]))
@@ -167,7 +165,7 @@ def fetch_status(bus: str, address: HostPort) -> ServiceStatus:
     """Fetch the status of the service of a bus from its operations port.
 
     Raises:
-        UnavailableError: nobody answers at the address.
+        UnavailableError: there is no answer from the address.
         ConfigError: what answers is no operations port of eventml, or that of another bus.
     """
     connection = http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT)

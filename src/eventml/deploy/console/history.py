@@ -12,17 +12,15 @@ import math
 import sqlite3
 import threading
 from collections import deque
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
 from eventml.deploy.console.numbers import Snapshot, changes, handler_numbers
 from eventml.runtime import SECONDS_BUCKETS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
 log = logging.getLogger("eventml.console")
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from eventml.codec import Decoder
 from eventml.deploy.workers import utc_timestamp
 from eventml.printable import printable, printable_json, valid_unicode
+from eventml.records import Delivery
 from eventml.runtime import DLQ_PREFIX, DeadLetterDelivery, DeadLetterQueue
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from eventml.records import Delivery
 
 _DECODER: Final = Decoder(Any)
 _MAX_INDENTED: Final = 65_536  # bytes of JSON

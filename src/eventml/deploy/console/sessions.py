@@ -8,12 +8,10 @@ import secrets
 import threading
 import time
 from http.cookies import CookieError, SimpleCookie
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from eventml.deploy.workers import Request
 from eventml.printable import cut, printable
-
-if TYPE_CHECKING:
-    from eventml.deploy.workers import Request
 
 log = logging.getLogger("eventml.operations")  # whose lines are limited, as anybody may guess
 
@@ -39,7 +37,7 @@ class Sessions:
         self._lock = threading.Lock()
 
     def open(self, token: str, name: str, request: Request) -> str | None:
-        """Open a session for somebody with the token, and return its cookie; None if the token is wrong."""
+        """Open a session for a client with the token, and return its cookie; None if the token is wrong."""
         if not self._is_right(token.strip().encode(), request):
             return None
         who = f"{cut(printable(name.strip()), _LONGEST) or 'somebody'} at {request.client}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from mimetypes import guess_type
@@ -12,26 +13,21 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from eventml.bus import Bus
 from eventml.deploy.console.broker import Broker
 from eventml.deploy.console.collector import Collector
-from eventml.deploy.console.dead_letter_pages import DeadLetterPages
-from eventml.deploy.console.dead_letters import count_left
+from eventml.deploy.console.dead_letters import DeadLetterPages, count_left
 from eventml.deploy.console.history import History, HistoryFile
 from eventml.deploy.console.live_pages import LivePages
 from eventml.deploy.console.sessions import Session, Sessions, is_own
 from eventml.deploy.console.templates import TITLES, Content, render
 from eventml.deploy.console.try_it import TryIt
-from eventml.deploy.workers import Pages, Request, Response, ServiceStatus
+from eventml.deploy.workers import OpenPages, Pages, Request, Response, ServiceStatus
 from eventml.errors import EventMLError
 from eventml.runtime import dead_letter_queues
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     from anyio.from_thread import BlockingPortal
-
-    from eventml.bus import Bus
-    from eventml.deploy.workers import OpenPages
 
 _FOLDER: Final = Path(__file__).parent / "assets"
 _ASSETS: Final = ("console.js", "console.css", "uPlot.iife.min.js", "uPlot.min.css")

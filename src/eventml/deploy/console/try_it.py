@@ -6,25 +6,22 @@ import json
 import logging
 import shlex
 import time
+from collections.abc import Mapping, Sequence
 from http.client import HTTPConnection, HTTPException
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
+from eventml.bus import Bus
+from eventml.deploy.console.broker import Broker
+from eventml.deploy.console.collector import Collector
 from eventml.deploy.console.numbers import loaded_models
 from eventml.deploy.console.templates import Content
 from eventml.errors import EventMLError, UnavailableError
 from eventml.event_examples import example_of
 from eventml.event_types import json_decoder, json_schemas
+from eventml.handlers import Handler
 from eventml.printable import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from eventml.bus import Bus
-    from eventml.deploy.console.broker import Broker
-    from eventml.deploy.console.collector import Collector
-    from eventml.handlers import Handler
 
 log = logging.getLogger("eventml.console")
 

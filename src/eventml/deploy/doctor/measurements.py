@@ -1,23 +1,28 @@
-"""Measuring a predictor: time by size of batch, memory, threads, the interpreter lock, the last bits."""
+"""Measuring a predictor: time by size of batch, memory, threads, the interpreter lock, a worker in memory."""
 
 from __future__ import annotations
 
+import gc
 import resource
+import secrets
 import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from itertools import cycle, islice
 from statistics import median
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import anyio
 from anyio import to_thread
+from msgspec import structs
 
+from eventml import config
 from eventml.bus import Bus
 from eventml.codec import Decoder
-from eventml.deploy.doctor.examination import BatchCost, Compiled, Examination, best_batch
-from eventml.deploy.doctor.worker_rate import worker_rate
+from eventml.deploy.doctor.advice import BatchCost, Compiled, Examination, best_batch
 from eventml.errors import MissingExtraError, ModelError, UnsupportedError
 from eventml.handlers import Handler
 from eventml.models import compiled_copy
@@ -27,14 +32,13 @@ from eventml.runtime import (
     Item,
     LoadedHandler,
     Stats,
+    Worker,
     call_without_stream,
     describe,
     load_handlers,
     read_golden_rows,
+    task_group,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 _LEAST_CALLS: Final = 3  # for each size of batch, ...
 _SECONDS: Final = 0.2  # ... and more if they fit into it, ...
@@ -205,3 +209,50 @@ def _memory() -> int:
     """The most memory that the process has used so far, in bytes."""
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024
+
+
+_WORKER_SECONDS: Final = 1.0  # that a worker takes about, ...
+_WORKER_EVENTS: Final = 100_000  # ... with so many events at most, as they are all in memory ...
+_LEAST_BATCHES: Final = 3  # ... and so many batches at least
+_WORKER_LIMIT: Final = 10.0  # seconds
+_POLL: Final = 0.002
+
+
+async def worker_rate(loaded: LoadedHandler, items: Sequence[Item], size: int, called: float) -> float | None:
+    """Events a second that a worker handles in batches of `size`: received, decoded, called, completed.
+
+    The events of `items` are repeated; how many are taken follows from `called`, the rate of the calls alone.
+    None if an event fails, or if they take longer than 10 seconds.
+    """
+    handler, options = loaded.handler, loaded.handler.options
+    plain = structs.replace(
+        options, max_batch=size, start="earliest", model_poll=None, dedupe_window=None, max_age=None
+    )
+    measured = structs.replace(loaded, handler=structs.replace(handler, options=plain, canary=None))
+    count = max(min(int(_WORKER_SECONDS * called), _WORKER_EVENTS), _LEAST_BATCHES * size)
+    url = f"memory://doctor-{secrets.token_hex(8)}"
+    memory = config.find_backend("memory")
+    async with memory.open(url, memory.Settings(partitions=1, retention=10 * _WORKER_EVENTS)) as hub:
+        records = [item.delivery.record for item in islice(cycle(items), count)]
+        await hub.publish([structs.replace(one, id=str(number)) for number, one in enumerate(records)])
+        worker = Worker(hub, [measured], source="doctor", drain=1.0)
+        # As a worker does: otherwise a full collection may fall into the time, or not.
+        gc.collect()
+        gc.freeze()
+        try:
+            seconds = await _time_to_complete(worker, worker.stats[handler.name], count)
+        finally:
+            gc.unfreeze()
+    return None if seconds is None else count / seconds
+
+
+async def _time_to_complete(worker: Worker, stats: Stats, count: int) -> float | None:
+    begun = time.perf_counter()
+    async with task_group() as tasks:
+        tasks.start_soon(worker.run)
+        with anyio.move_on_after(_WORKER_LIMIT):
+            while stats.completed < count and not stats.retries:  # noqa: ASYNC110 - counters have no events
+                await anyio.sleep(_POLL)
+        seconds = time.perf_counter() - begun
+        worker.stop() if stats.completed == count else worker.abandon()
+    return seconds if stats.completed == count and not (stats.failed or stats.dead_letters) else None

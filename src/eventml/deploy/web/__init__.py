@@ -3,8 +3,7 @@
 Read `asgi_app.py` first: routes, admission and lifespan. `predict.py` and `events.py` are its two endpoints;
 `http_messages.py` reads their requests and writes their responses. `request_backend.py` passes events to the
 runtime. `server.py` runs the service on sockets, and `uvicorn_server.py` limits what a connection may hold;
-`authentication.py` stands alone. `openapi.py` describes the service, with `examples.py` of its events, and
-`docs_page.py` is the page that shows the description.
+`authentication.py` checks the token. `openapi.py` describes the service, on the page at `/docs` too.
 
 It may import bus, runtime, config and deploy.workers. It needs the extra `web`.
 """

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
 from starlette.requests import ClientDisconnect
 from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eventml.bus import Bus, asyncapi_document
 from eventml.deploy.web.authentication import Authenticator
-from eventml.deploy.web.docs_page import PATHS, POLICY, send_page
 from eventml.deploy.web.events import BrokerConnection, EventsEndpoint, accepted_topics
-from eventml.deploy.web.http_messages import (
-    Problem,
-    encode,
-    send_problem,
-    send_response,
-    unavailable,
-)
-from eventml.deploy.web.openapi import describe
+from eventml.deploy.web.http_messages import Problem, encode, send_problem, send_response, unavailable
+from eventml.deploy.web.openapi import PATHS, POLICY, describe, send_page
 from eventml.deploy.web.predict import PredictEndpoint, served_predictors
 from eventml.deploy.web.request_backend import RequestBackend, RequestDecoder
-from eventml.deploy.workers import HealthLimits, answer_operations, watch_health
+from eventml.deploy.workers import HealthLimits, ServiceStatus, answer_operations, watch_health
 from eventml.printable import printable
 from eventml.runtime import FailFast, Worker, find_tracing, load_handlers, task_group
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
-
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
-    from eventml.deploy.workers import ServiceStatus
 
 log = logging.getLogger("eventml")
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hmac
 import os
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
+
+from starlette.types import Scope
 
 from eventml.deploy.web.http_messages import Problem
 from eventml.errors import ConfigError
 from eventml.loopback import is_loopback, is_loopback_name
-
-if TYPE_CHECKING:
-    from starlette.types import Scope
 
 _VARIABLE: Final = "EVENTML_TOKEN"
 _REMEDY: Final = (

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
 import msgspec
+from anyio.abc import TaskGroup
+from starlette.types import Receive, Scope, Send
 
 from eventml import config
 from eventml.bus import Bus
@@ -28,12 +31,6 @@ from eventml.deploy.web.http_messages import (
 from eventml.deploy.web.request_backend import RequestEvent
 from eventml.errors import BackendError, EventMLError, FullError, NotOpenError, PublishError, UnavailableError
 from eventml.runtime import OutageLog, dead_letter_topic, output_event_types
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from anyio.abc import TaskGroup
-    from starlette.types import Receive, Scope, Send
 
 log = logging.getLogger("eventml")
 
@@ -86,7 +83,7 @@ class BrokerConnection:
         return False
 
     def check_shared(self) -> None:
-        """Refuse to publish where nobody could read it.
+        """Refuse to publish events that no process could read.
 
         Raises:
             Problem: the bus's backend lives in this process, and the app around the service has not opened

@@ -9,26 +9,22 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from http import HTTPStatus
 from itertools import count, islice, repeat
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
 import msgspec
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
+from eventml.config import WebSettings
 from eventml.deploy.web.request_backend import RequestEvent
 from eventml.event_types import json_decoder
 from eventml.records import NO_HEADERS
 from eventml.runtime import describe
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from starlette.types import Receive, Scope, Send
-
-    from eventml.config import WebSettings
 
 T = TypeVar("T")
 

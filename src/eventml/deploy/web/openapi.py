@@ -1,21 +1,30 @@
-"""The description of the service in OpenAPI 3.1, from the types of its events and predictions."""
+"""The description of the service in OpenAPI 3.1, and the page at `/docs` that shows it.
+
+On the page, Swagger UI shows the description and sends requests. The files in `swagger_ui/` are those of
+swagger-ui-dist 5.35.0 on npm, unchanged. The page loads nothing from other hosts, and its policy allows no
+inline scripts.
+"""
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from http import HTTPStatus
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
-from eventml.deploy.web.http_messages import ProblemDetails
+import anyio
+from starlette.types import Scope, Send
+
+from eventml.config import WebSettings
+from eventml.deploy.web.http_messages import ProblemDetails, header, send_response
 from eventml.event_examples import example_of
 from eventml.event_types import json_schemas
+from eventml.handlers import Handler
 from eventml.runtime import answer_type
 from eventml.signatures import functions_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from eventml.config import WebSettings
-    from eventml.handlers import Handler
 
 Schema = dict[str, Any]
 Responses = dict[str, tuple[str, Schema]]
@@ -132,3 +141,43 @@ def _object(**properties: Schema) -> Schema:
 def _one_or_list(schema: Schema, most: int | None = None) -> Schema:
     limit = {} if most is None else {"maxItems": most}
     return {"anyOf": [schema, {"type": "array", "items": schema, **limit}]}
+
+
+_FOLDER: Final = Path(__file__).parent
+_JAVASCRIPT: Final = "text/javascript; charset=utf-8"
+_FILES: Final = {
+    "/docs": ("docs_page.html", "text/html; charset=utf-8"),
+    "/docs/docs_page.js": ("docs_page.js", _JAVASCRIPT),
+    "/docs/swagger-ui-bundle.js": ("swagger_ui/swagger-ui-bundle.js", _JAVASCRIPT),
+    "/docs/swagger-ui.css": ("swagger_ui/swagger-ui.css", "text/css; charset=utf-8"),
+}
+PATHS: Final = ("", *_FILES)
+
+# Swagger UI sets styles on its elements, and its icons are data URLs.
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+async def send_page(path: str, scope: Scope, send: Send) -> None:
+    """Send the file at a path in `PATHS`; without one, and from `/docs/`, redirect to `/docs`.
+
+    The links of the page are relative, so that it works where it is mounted and behind any proxy.
+    """
+    if not path or (path == "/docs" and scope["path"].endswith("/")):
+        to = {"location": f"{scope.get('root_path', '')}/docs"}
+        await send_response(send, HTTPStatus.TEMPORARY_REDIRECT, b"see /docs\n", "text/plain", to)
+        return
+    name, content_type = _FILES[path]
+    headers = {"content-security-policy": POLICY, "vary": "accept-encoding"}
+    if compress := "gzip" in (header(scope, b"accept-encoding") or ""):
+        headers["content-encoding"] = "gzip"
+    body = await anyio.to_thread.run_sync(_read, name, compress)
+    await send_response(send, HTTPStatus.OK, body, content_type, headers)
+
+
+@lru_cache
+def _read(name: str, compress: bool) -> bytes:
+    body = (_FOLDER / name).read_bytes()
+    return gzip.compress(body) if compress else body

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from msgspec.structs import replace
+from starlette.types import Receive, Scope, Send
 
 from eventml import config
+from eventml.backends.base import Completion
 from eventml.bus import Bus
 from eventml.deploy.web.http_messages import (
     EventDecoder,
@@ -22,21 +25,9 @@ from eventml.deploy.web.http_messages import (
 )
 from eventml.deploy.web.request_backend import RequestEvent, RequestQueue
 from eventml.errors import ConfigError, FullError, HandlerTimeoutError, Reject, StaleError, UnavailableError
+from eventml.handlers import Handler
 from eventml.records import MODEL, MODEL_VERSION, NO_HEADERS
-from eventml.runtime import (
-    DeadLetterCompletion,
-    LoadedHandler,
-    answer_is_list,
-    outputs_as_json,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from starlette.types import Receive, Scope, Send
-
-    from eventml.backends.base import Completion
-    from eventml.handlers import Handler
+from eventml.runtime import DeadLetterCompletion, LoadedHandler, answer_is_list, outputs_as_json
 
 _SERVICE_AT_FAULT: Final = 500  # the first of these statuses
 
@@ -167,8 +158,8 @@ def _encode_item(event: RequestEvent, result: bytes | Problem) -> bytes:
 def _handler_failure(dead_letter: DeadLetterCompletion) -> Problem:
     """Return the problem that a dead letter stands for.
 
-    The message of a `Reject` is meant for the client. Those of its cause and of all other exceptions are
-    told to nobody, as they may contain anything; the runtime has logged the class and the traceback.
+    The message of a `Reject` is meant for the client. Those of its cause and of all other exceptions are not
+    sent, as they may contain anything; the runtime has logged the class and the traceback.
     """
     error = dead_letter.error_type
     if issubclass(error, Reject):

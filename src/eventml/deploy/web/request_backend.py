@@ -11,19 +11,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
-from eventml.backends.base import Capabilities
+from eventml.backends.base import Capabilities, Completion, Start
 from eventml.codec import DecodedBatch, Decoder
 from eventml.errors import FullError, UnsupportedError
 from eventml.records import NO_HEADERS, Delivery, Record
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
-
-    from eventml.backends.base import Completion, Start
-
 
 _MAX_BYTES: Final = 64_000_000
 

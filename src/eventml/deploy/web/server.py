@@ -6,13 +6,15 @@ import asyncio
 import importlib.util
 import socket
 import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
 import msgspec
+from starlette.types import Receive, Scope, Send
 
 from eventml.bus import Bus
 from eventml.deploy.web.asgi_app import WebService
@@ -22,13 +24,7 @@ from eventml.deploy.web.predict import served_predictors
 from eventml.deploy.web.uvicorn_server import BACKLOG, HttpServer
 from eventml.deploy.workers import HostPort, OpenPages, ServicePlan, WorkerSpec, run_service
 from eventml.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-
-    from starlette.types import Receive, Scope, Send
-
-    from eventml.runtime import LoadedHandler, Stats
+from eventml.runtime import LoadedHandler, Stats
 
 _CHECK_INTERVAL: Final = 1.0  # seconds between two checks of the connections
 _POLL: Final = 0.01  # seconds

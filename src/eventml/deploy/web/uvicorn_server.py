@@ -6,20 +6,17 @@ pyproject.toml admits only the versions that it was tried with.
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-if TYPE_CHECKING:
-    import socket
-    from collections import deque
-
-    from starlette.types import ASGIApp
 
 BACKLOG: Final = 2048  # connections
 _MAX_HEADERS: Final = 100

@@ -8,11 +8,7 @@ batch jobs.
 """
 
 from eventml.deploy.workers.http_server import HostPort, Pages, Request, Response, parse_host_port
-from eventml.deploy.workers.logs import (
-    make_errors_printable,
-    start_service_logging,
-    utc_timestamp,
-)
+from eventml.deploy.workers.logs import make_errors_printable, start_service_logging, utc_timestamp
 from eventml.deploy.workers.operations import (
     OpenPages,
     answer_operations,

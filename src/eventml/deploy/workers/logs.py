@@ -7,20 +7,17 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from types import TracebackType
+from typing import Any, Final
 
 import anyio
 import msgspec
+from anyio.abc import ByteReceiveStream
 
 from eventml.printable import printable, printable_json, printable_lines, valid_unicode
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from types import TracebackType
-
-    from anyio.abc import ByteReceiveStream
 
 _MAX_LINE: Final = 1 << 22  # bytes: a longer line of a log or a report is split, so that memory stays bounded
 _TEXT_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final, get_args
+from typing import Final, get_args
 
 from eventml.deploy.workers.readiness import group_lags
 from eventml.deploy.workers.reports import ServiceStatus, WorkerState, handler_totals
 from eventml.runtime import SECONDS_BUCKETS, SIZE_BUCKETS
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 

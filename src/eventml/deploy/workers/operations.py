@@ -11,10 +11,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 
@@ -32,9 +32,6 @@ from eventml.deploy.workers.restarts import HealthLimits, kill_reason
 from eventml.errors import ConfigError
 from eventml.printable import printable
 from eventml.runtime import task_group
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
 
 log = logging.getLogger("eventml.operations")
 

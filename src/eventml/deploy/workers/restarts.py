@@ -21,7 +21,8 @@ redelivery (`max_deliveries`), which takes as many crashes, and must not stop th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -34,9 +35,6 @@ from eventml.errors import (
     TopicNotFoundError,
     UnavailableError,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 MAX_CRASHES: Final = 5  # counted ones of one worker within the window that stop the service
 CRASH_WINDOW: Final = 60.0  # seconds for which a crash is remembered

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import socket
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from eventml import config
 from eventml.bus import Bus
@@ -15,10 +17,6 @@ from eventml.deploy.workers.reports import WorkerOptions, WorkerSpec
 from eventml.deploy.workers.restarts import HealthLimits
 from eventml.deploy.workers.supervisor import Supervisor
 from eventml.errors import ConfigError, UnavailableError, UnsupportedError
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Collection, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 

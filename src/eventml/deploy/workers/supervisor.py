@@ -17,10 +17,12 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import anyio
 import msgspec
+from anyio.abc import TaskGroup, TaskStatus
 
 from eventml.bus import stop_on_signals
 from eventml.deploy.workers.reports import ServiceStatus, Totals, WorkerSpec, WorkerStatus, add_totals
@@ -35,11 +37,6 @@ from eventml.deploy.workers.restarts import (
 )
 from eventml.deploy.workers.worker_handle import WorkerHandle, start_worker
 from eventml.runtime import OutageLog
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from anyio.abc import TaskGroup, TaskStatus
 
 log = logging.getLogger("eventml")
 

@@ -7,19 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 import msgspec
+from anyio.abc import ByteReceiveStream, Process
 
 from eventml.deploy.workers.logs import read_lines
 from eventml.deploy.workers.reports import WorkerReport, WorkerSpec, WorkerStatus, resident_memory
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from anyio.abc import ByteReceiveStream, Process
 
 ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 """Environment variables that limit numeric libraries to one thread; the user's own values win."""

@@ -14,8 +14,9 @@ import pkgutil
 import signal
 import sys
 import threading
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 import msgspec
@@ -38,9 +39,6 @@ from eventml.deploy.workers.reports import (
 from eventml.deploy.workers.restarts import failure_cause
 from eventml.errors import CircuitBreakerError, EventMLError, UnavailableError
 from eventml.runtime import BrokerRetry, OutageLog, Stats, Worker, leaves, task_group
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 log = logging.getLogger("eventml")
 

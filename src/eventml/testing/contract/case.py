@@ -6,21 +6,16 @@ Expectations are functions, not `assert` statements: pytest does not rewrite the
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
 
 import anyio
 import msgspec
 
-from eventml.backends.base import Backend
+from eventml.backends.base import Backend, Capabilities
 from eventml.errors import PublishError
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable
-    from contextlib import AbstractAsyncContextManager
-
-    from eventml.backends.base import Capabilities
-    from eventml.records import Delivery, Record
+from eventml.records import Delivery, Record
 
 
 class Harness(msgspec.Struct, frozen=True, kw_only=True):

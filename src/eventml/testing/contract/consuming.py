@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING
 from unittest import SkipTest
 
 import anyio
 from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
-from eventml.backends.base import Completion
+from eventml.backends.base import Completion, Dedupe
+from eventml.records import Delivery
 from eventml.testing.contract.case import (
     case,
     expect,
@@ -20,12 +20,7 @@ from eventml.testing.contract.case import (
     expect_refused,
     ids,
 )
-from eventml.testing.contract.trial import output_of
-
-if TYPE_CHECKING:
-    from eventml.backends.base import Dedupe
-    from eventml.records import Delivery
-    from eventml.testing.contract.trial import Member, Trial
+from eventml.testing.contract.trial import Member, Trial, output_of
 
 _WINDOW = 100  # ids that a group records where the backend deduplicates
 _CALLS = 80  # for what is left of 1,000 records after 20 small calls

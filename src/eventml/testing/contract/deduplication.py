@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from msgspec.structs import replace
 
+from eventml.backends.base import Dedupe
 from eventml.testing.contract.case import case, expect_each_once, expect_equal, ids
 from eventml.testing.contract.loops import MemberLoops
-from eventml.testing.contract.trial import output_of
-
-if TYPE_CHECKING:
-    from eventml.backends.base import Dedupe
-    from eventml.testing.contract.trial import Trial
+from eventml.testing.contract.trial import Trial, output_of
 
 _WINDOW = 100  # larger than the number of records in most cases
 

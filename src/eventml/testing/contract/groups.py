@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import anyio
 
@@ -16,9 +15,7 @@ from eventml.testing.contract.case import (
     expect_lag,
 )
 from eventml.testing.contract.loops import MemberLoops
-
-if TYPE_CHECKING:
-    from eventml.testing.contract.trial import Trial
+from eventml.testing.contract.trial import Trial
 
 _TICK = 0.01  # seconds between records that have timestamps of their own: brokers keep milliseconds
 
@@ -65,10 +62,7 @@ async def a_subscription_starts_as_configured(trial: Trial) -> None:
     A record that is published after `subscribe` was entered reaches it, the very next one included.
     """
     old = await trial.published(10)
-    latest = [
-        await trial.join(group=trial.name("group"), start="latest"),
-        await trial.reader(start="latest"),
-    ]
+    latest = [await trial.join(group=trial.name("group"), start="latest"), await trial.reader(start="latest")]
     earliest = await trial.join()
     new = await trial.published(10)
     for member in latest:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import anyio
 
+from eventml.backends.base import Dedupe
 from eventml.errors import UnavailableError
+from eventml.records import Delivery, Record
 from eventml.testing.contract.case import expect, ids
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
-
-    from eventml.backends.base import Dedupe
-    from eventml.records import Delivery, Record
-    from eventml.testing.contract.trial import Member, Trial
+from eventml.testing.contract.trial import Member, Trial
 
 T = TypeVar("T")
 

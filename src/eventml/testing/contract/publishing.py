@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 from unittest import SkipTest
 
 import anyio
@@ -20,9 +19,7 @@ from eventml.testing.contract.case import (
     expect_refused,
     expect_same,
 )
-
-if TYPE_CHECKING:
-    from eventml.testing.contract.trial import Trial
+from eventml.testing.contract.trial import Trial
 
 _CLOCKS = 120.0  # seconds that two machines' clocks may differ
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import TYPE_CHECKING
 from unittest import SkipTest
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from eventml.backends.base import NamesMembers
+from eventml.records import Delivery
 from eventml.testing.contract.case import case, expect_each_once, expect_equal, expect_in_order, ids
 from eventml.testing.contract.loops import MemberLoops
-
-if TYPE_CHECKING:
-    from eventml.records import Delivery
-    from eventml.testing.contract.trial import Member, Trial
+from eventml.testing.contract.trial import Member, Trial
 
 
 @case()

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 from unittest import SkipTest
 
 import anyio
+from anyio.abc import TaskGroup, TaskStatus
 
-from eventml.backends.base import Completion, CreatesTopics, Deduplicates, LosesDeliveries, NewTopic
+from eventml.backends.base import (
+    Backend,
+    Completion,
+    CreatesTopics,
+    Dedupe,
+    DedupeSubscription,
+    Deduplicates,
+    LosesDeliveries,
+    NamesMembers,
+    NewTopic,
+    Start,
+    Subscription,
+)
 from eventml.records import Delivery, Record, count_bytes
+from eventml.runtime import leaves
 from eventml.testing.contract.case import (
     Case,
     Harness,
@@ -23,15 +38,7 @@ from eventml.testing.contract.case import (
     within,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
-
-    from anyio.abc import TaskGroup, TaskStatus
-
-    from eventml.backends.base import Backend, Dedupe, DedupeSubscription, NamesMembers, Start, Subscription
-
-    Subscribe = Callable[[Backend], AbstractAsyncContextManager[Subscription]]
+Subscribe = Callable[[Backend], AbstractAsyncContextManager[Subscription]]
 
 T = TypeVar("T")
 
@@ -318,7 +325,8 @@ async def check(case: Case, harness: Harness) -> None:
     try:
         await within(_PATIENCES * harness.patience, "the case did not end", _run(case, harness))
     except (AssertionError, ExceptionGroup) as exc:
-        cause = _first(exc)
+        found = leaves(exc)
+        cause = next((one for one in found if isinstance(one, AssertionError)), found[0])
         if isinstance(cause, SkipTest):
             raise SkipTest(f"{case.name}: {cause}") from None
         cause.add_note(f"contract: {case.name}: {case.promise}")
@@ -338,10 +346,3 @@ async def _run(case: Case, harness: Harness) -> None:
         for member in trial.members:
             await member.leave()
         tasks.cancel_scope.cancel()  # of the tasks that the case has started
-
-
-def _first(error: BaseException) -> BaseException:
-    """The error to report: the first AssertionError in a group, else the first error."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    return _first((error.subgroup(AssertionError) or error).exceptions[0])

@@ -5,41 +5,42 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from decimal import Decimal
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
-from anyio import to_thread
 
 from eventml import records
+from eventml.backends.base import Completion
 from eventml.codec import Decoder
 from eventml.errors import DecodeError, MissingExtraError, ModelError
 from eventml.event_types import fields_of
 from eventml.handlers import Handler
-from eventml.models import import_extra
+from eventml.models import Model, import_extra
 from eventml.printable import cut
 from eventml.records import Delivery, Record
-from eventml.runtime.calling import Item
-from eventml.runtime.failures import Failed, describe
-from eventml.runtime.handler_call import call_without_stream
-from eventml.runtime.output_checks import bare_prediction
-from eventml.runtime.outputs import answer_is_list, outputs_as_json
-from eventml.runtime.predictions import Profile, profile_of
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.calls.handler_call import call_without_stream
+from eventml.runtime.calls.output_checks import bare_prediction
+from eventml.runtime.calls.outputs import answer_is_list, outputs_as_json
+from eventml.runtime.failures.classification import Failed
+from eventml.runtime.failures.exceptions import describe
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from eventml.backends.base import Completion
-    from eventml.models import Model
 
 PREDICTION: Final = "prediction"
 """The column of the recorded predictions."""
 
 
-async def check_golden_rows(handler: Handler, model: Model, resources: Mapping[str, Any]) -> None:
+GoldenRows = tuple[list[Item], list[Any]]
+"""The events, decoded as those of a stream, and the prediction that is recorded for each, or None."""
+
+
+async def check_golden_rows(
+    handler: Handler, model: Model, resources: Mapping[str, Any], rows: GoldenRows
+) -> None:
     """Check that a model's predictions for the handler's golden rows are valid, and near the recorded ones.
 
     The rows are predicted as on a stream, in batches of `max_batch` at most: predictions must be finite and
@@ -47,12 +48,11 @@ async def check_golden_rows(handler: Handler, model: Model, resources: Mapping[s
     be equal.
 
     Raises:
-        ModelError: a prediction is not, and the message names its row; or the rows cannot be read.
+        ModelError: a prediction is not, and the message names its row.
     """
-    path = str(handler.options.golden)
-    items, recorded = await to_thread.run_sync(read_golden_rows, path, handler)
+    items, recorded = rows
     call = call_without_stream(handler, model, resources, source="golden", stats=Stats())
-    refused = f"model {model.name} {model.version} fails the golden rows in {path}"
+    refused = f"model {model.name} {model.version} fails the golden rows in {handler.options.golden}"
     results: list[Any] = []
     try:
         while len(results) < len(items):
@@ -75,8 +75,8 @@ async def check_golden_rows(handler: Handler, model: Model, resources: Mapping[s
             )
 
 
-def read_golden_rows(path: str, handler: Handler) -> tuple[list[Item], list[Any]]:
-    """The events of a file, decoded as those of a stream, and the prediction recorded for each, or None.
+def read_golden_rows(path: str, handler: Handler) -> GoldenRows:
+    """Read the golden rows of a handler from a file.
 
     The file is Parquet, or has a JSON object in each line. A field `prediction` is the recorded one, unless
     the event itself has such a field.
@@ -106,12 +106,6 @@ def read_golden_rows(path: str, handler: Handler) -> tuple[list[Item], list[Any]
         if isinstance(event, DecodeError):
             raise ModelError(f"{path}: row {number} is no event of {handler.name}: {event}")
     return list(map(Item, deliveries, events)), recorded
-
-
-def read_profile(handler: Handler) -> Profile:
-    """The profile of the predictions in a handler's golden rows. Raises as `read_golden_rows` does."""
-    golden = handler.options.golden
-    return profile_of(read_golden_rows(golden, handler)[1] if golden else [], handler.outputs.values())
 
 
 def is_near(predicted: Any, expected: Any, tolerance: float) -> bool:

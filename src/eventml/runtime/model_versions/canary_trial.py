@@ -9,17 +9,17 @@ beginning and in the same order, so that all come to the same share and verdict.
 import math
 from functools import reduce
 from hashlib import blake2b
-from typing import Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from eventml.records import Record
-from eventml.runtime.sequential_test import Sums, log_evidence
 
 Observation = Literal["failures", "seconds", "errors"]
 
 FALSE_ALARMS: Final = 0.01
-"""The highest probability that a trial, however long, finds a canary worse that is not."""
+"""The highest probability that a trial, however long, finds a canary worse though it is not."""
 
 _TESTS: Final[dict[Observation, tuple[int, str]]] = {
     "failures": (1, "it fails for events that the model answers"),
@@ -29,6 +29,49 @@ _TESTS: Final[dict[Observation, tuple[int, str]]] = {
 """How many observations a verdict needs, and its text. The first calls are slow, and errors may be skewed."""
 
 _THRESHOLD: Final = math.log(len(_TESTS) / FALSE_ALARMS)
+
+_SCALES: Final = tuple(10.0**power for power in range(-6, 18, 2))  # of the sum of the squares
+_LARGEST: Final = 1e100  # observations are cut to it: the sums of their squares are finite
+
+
+class Sums(NamedTuple):
+    """The number of the observations, their sum and that of their squares: all that the test needs."""
+
+    number: Annotated[int, Meta(ge=0)] = 0
+    total: float = 0.0
+    squares: Annotated[float, Meta(ge=0, le=1e250)] = 0.0
+
+    def plus(self, other: "Sums") -> "Sums":
+        """The sums of both, such as those of two workers."""
+        return Sums(self.number + other.number, self.total + other.total, self.squares + other.squares)
+
+    def observe(self, value: float) -> "Sums":
+        """The sums with one more observation."""
+        value = max(min(value, _LARGEST), -_LARGEST)
+        return self if math.isnan(value) else self.plus(Sums(1, value, value * value))
+
+
+def log_evidence(sums: Sums) -> float:
+    """The logarithm of the evidence that the mean of observations is above zero.
+
+    If it is not, this ever exceeds log(1/p) with a probability of p at most, however often it is computed.
+
+    A mixture sequential probability ratio test (H. Robbins, "Statistical methods related to the law of the
+    iterated logarithm", 1970), normalised by the observed squares (V. de la Peña, "A general class of
+    exponential inequalities for martingales and ratios", 1999). For x that is symmetric around zero, or ±1
+    with a mean of at most zero, exp(λ Σx - λ² Σx²/2) is a supermartingale for each λ > 0, and so is its mean
+    over half-normal λ. By Ville's inequality it ever reaches 1/p with a probability of p at most. For other x
+    with a mean of zero that is so for many observations, approximately (S. Howard and others, "Time-uniform,
+    nonparametric, nonasymptotic confidence sequences", 2021). The unit of x is not known, so the mean is over
+    several scales of λ.
+    """
+    total = 0.0
+    for scale in _SCALES:
+        spread = scale + sums.squares
+        z = max(sums.total / math.sqrt(spread), 0.0)  # below zero there is no evidence, and erfc is too small
+        exponent = min(z * z / 2, 600.0)
+        total += math.sqrt(scale / spread) * math.exp(exponent) * math.erfc(-z / math.sqrt(2.0))
+    return math.log(total / len(_SCALES))
 
 
 class CanaryRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -59,16 +102,16 @@ def is_in_share(record: Record, share: float) -> bool:
 
 
 class CanaryTrial:
-    """The newest trial of a canary, as the records say that were applied.
+    """The newest trial of a canary, by the records that were applied.
 
     Args:
-        start: Has the canary's version and its configured share.
+        start: Record with the canary's version and its configured share.
         rolls_back: Whether the share becomes 0 once the canary is worse.
 
     Attributes:
         name: The trial's name.
         share: The share of the keys that the canary answers.
-        worse: Why it is worse; empty if that is not known.
+        worse: Why the canary is worse; empty while there is not enough evidence.
     """
 
     def __init__(self, start: CanaryRecord, *, rolls_back: bool) -> None:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import msgspec
@@ -25,11 +26,9 @@ from eventml.frames import FrameBuilder, FrameType
 from eventml.handlers import Handler
 from eventml.models import single_threaded
 from eventml.records import Delivery
-from eventml.runtime.failures import NOT_CALLED, Failed, should_retry, task_group
+from eventml.runtime.failures.classification import NOT_CALLED, Failed, should_retry
+from eventml.runtime.failures.exceptions import task_group
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 
@@ -66,7 +65,7 @@ class Caller:
         )
 
     def with_resources(self, resources: Mapping[str, Any]) -> Caller:
-        """A caller with other resources. Both together make no more calls in threads than one."""
+        """A caller with other resources. Both share one limit of calls in threads."""
         other = copy(self)
         other._function = _prepared(self._handler, resources)  # noqa: SLF001 - of the same class
         return other
@@ -208,7 +207,7 @@ class Caller:
 
 
 def _prepared(handler: Handler, resources: Mapping[str, Any]) -> Callable[..., Any]:
-    """The function to call with events: with its resources, and frames and deliveries if it takes them."""
+    """The handler's function with its resources, as a function of events, or of events and deliveries."""
     function = partial(handler.function, **resources) if resources else handler.function
     if handler.frame is not None:
         function = _with_frames(handler.frame, function, is_async=handler.is_async)
@@ -218,7 +217,7 @@ def _prepared(handler: Handler, resources: Mapping[str, Any]) -> Callable[..., A
 
 
 def _with_frames(frame: FrameType, function: Callable[..., Any], *, is_async: bool) -> Callable[[Any], Any]:
-    """A function of frames as one of events. The frame is built off the event loop."""
+    """Make a function of events of a function of frames. The frame is built off the event loop."""
     framer = FrameBuilder(frame)
 
     def frame_of(events: Any) -> Any:
@@ -254,7 +253,7 @@ def _set_at_end(ended: Event, function: Any, argument: Any) -> Any:
 
 
 def _is_from_outside(exception: BaseException) -> bool:
-    """Whether the worker is to end, and the handler did not raise this by itself."""
+    """Whether an exception is a cancellation or an interrupt of the worker, and not the handler's own."""
     if isinstance(exception, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0

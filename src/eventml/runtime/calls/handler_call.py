@@ -6,24 +6,21 @@ with the version that it began with, and its outputs name that version.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from eventml.backends.base import Completion
 from eventml.errors import OutputError, Reject
 from eventml.handlers import Handler
+from eventml.models import Model
 from eventml.records import Delivery
-from eventml.runtime.calling import Caller, Item
-from eventml.runtime.failures import NOT_CALLED, CallResults, Failed, contains_rejects
-from eventml.runtime.outputs import Outputs
+from eventml.runtime.calls.caller import Caller, Item
+from eventml.runtime.calls.outputs import Outputs
+from eventml.runtime.failures.classification import NOT_CALLED, CallResults, Failed, contains_rejects
 from eventml.runtime.predictions import count_predictions
 from eventml.runtime.stats import Histogram, Stats
 from eventml.runtime.tracing import HandlerTracing
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from eventml.models import Model
 
 _UNFINISHED: Final = (AsyncGeneratorType, CoroutineType, GeneratorType)
 
@@ -110,7 +107,7 @@ class HandlerCall:
             return Failed(output)
         if isinstance(output, _UNFINISHED):
             kind = type(output).__name__
-            return Failed(OutputError(f"{self._name} returned a {kind}, which nobody runs; use async def"))
+            return Failed(OutputError(f"{self._name} returned a {kind}, which is never run; use async def"))
         return output if isinstance(output, Failed) else Completion(delivery)
 
 

@@ -8,8 +8,8 @@ taken for it. An event with `max_deliveries` attempts is moved to the dead lette
 
 First deliveries, and so all events while no worker dies, cost nothing.
 
-No event is called that another member has got by now. First deliveries are no exception: where those in front
-of them are lost, they would be handled before them.
+Lost deliveries, which another member has by now, are not called. First deliveries can be lost too: called
+after the ones before them were lost, they would be handled out of order.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 from math import isqrt
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from eventml.backends.base import Completion, CountsAttempts, LosesDeliveries, Subscription
-from eventml.errors import BackendError, CrashLoopError
-from eventml.runtime.backoff import BrokerRetry
-from eventml.runtime.calling import Item
-from eventml.runtime.failures import CallResults
+from eventml.errors import CrashLoopError
+from eventml.records import Delivery
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.failures.classification import CallResults
+from eventml.runtime.failures.outages import BrokerRetry
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from eventml.records import Delivery
 
 Call = Callable[[Sequence[Item]], Awaitable[CallResults]]
 """One call of the handler for a batch. It raises if the whole batch failed."""
@@ -70,7 +68,7 @@ def split(items: Sequence[Item], max_deliveries: int) -> list[Part]:
 
 
 class CountedCalls:
-    """Calls a handler with what is its subscription's; attempts of redelivered events are counted before.
+    """Calls a handler without lost deliveries, and counts the attempts of redelivered events before the call.
 
     Args:
         subscription: The handler's, or None if nothing is delivered again.
@@ -87,7 +85,7 @@ class CountedCalls:
         self._lost: dict[int, Delivery] = {}  # by its id(), as long as the delivery is kept here
 
     async def __call__(self, items: Sequence[Item]) -> CallResults:
-        """The results of a call. Those of events that another member has by now say nothing: `split_lost`."""
+        """The results of a call; for a lost delivery a completion that `split_lost` takes out."""
         # First deliveries are never called together with others.
         if self._subscription is not None and (self._begun or items[0].delivery.attempt > 1):
             redelivered = [item.delivery for item in items if item.delivery.attempt > 1]
@@ -104,26 +102,23 @@ class CountedCalls:
         return [Completion(item.delivery) if is_lost else next(results) for item, is_lost in both]
 
     async def end(self) -> None:
-        """Count the attempts of the last call no more: it has returned, and the next one may be far off."""
+        """Record that the last call has returned, as the next one may be far off."""
         if self._subscription is not None and self._begun:
             await self._begin(self._subscription, ())
 
     async def _begin(self, subscription: CountsAttempts, redelivered: Sequence[Delivery]) -> None:
         """Count the attempts, however long the broker is unavailable."""
+
+        async def begin() -> None:
+            with self._stats.timed("complete"):  # a wait for the broker is no stuck call
+                await subscription.begin(redelivered)
+
         self._begun = True
-        while True:
-            try:
-                with self._stats.timed("complete"):  # a wait for the broker is no stuck call
-                    await subscription.begin(redelivered)
-            except BackendError as exc:
-                await self._broker.wait(exc)
-            else:
-                self._broker.succeeded()
-                self._begun = bool(redelivered)
-                return
+        await self._broker.until_success(begin)
+        self._begun = bool(redelivered)
 
     def split_lost(self, done: list[Completion]) -> tuple[list[Completion], list[Completion]]:
-        """The completions of deliveries that are this subscription's no more, and the others."""
+        """The completions of lost deliveries, and the others."""
         if not self._lost:
             return [], done
         lost = [completion for completion in done if self._lost.pop(id(completion.delivery), None)]

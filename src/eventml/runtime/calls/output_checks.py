@@ -8,10 +8,11 @@ here.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, get_args, is_typeddict
+from typing import Any, Final, NamedTuple, TypeVar, get_args, is_typeddict
 
 import msgspec
 
@@ -20,10 +21,7 @@ from eventml.errors import OutputError, Reject
 from eventml.event_types import fields_of, is_list_type, to_builtin
 from eventml.frames import outputs_to_list
 from eventml.handlers import Handler
-from eventml.runtime.failures import Failed
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+from eventml.runtime.failures.classification import Failed
 
 T = TypeVar("T")
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
 import anyio
 
+from eventml.backends.base import Completion
 from eventml.errors import Reject
 from eventml.printable import cut, printable
 from eventml.records import Record
-from eventml.runtime.dead_letters import DLQ_PREFIX, DeadLetterCompletion
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from eventml.backends.base import Completion
+from eventml.runtime.failures.dead_letters import DLQ_PREFIX, DeadLetterCompletion
 
 log = logging.getLogger("eventml")
 
@@ -47,11 +44,11 @@ class FailureLog:
                 continue
             if not self._dead_letters and issubclass(completion.error_type, Reject):
                 continue
-            [letter] = completion.outputs[:1]
-            key = letter.topic, completion.cause
+            [dead_letter] = completion.outputs[:1]
+            key = dead_letter.topic, completion.cause
             if key not in self._next and len(self._next) >= _MOST:
-                key = letter.topic, "other causes"
-            count, first = self._counts.get(key) or (0, self._first(letter))
+                key = dead_letter.topic, "other causes"
+            count, first = self._counts.get(key) or (0, self._first(dead_letter))
             self._counts[key] = count + 1, first
         now = time.monotonic()
         for key in [key for key in self._counts if now >= self._next.get(key, 0.0)]:
@@ -69,10 +66,10 @@ class FailureLog:
         for key in list(self._counts):
             self._log(key)
 
-    def _first(self, letter: Record) -> str:
-        frames = "" if self._dead_letters else letter.headers.get(f"{DLQ_PREFIX}traceback", "")
+    def _first(self, dead_letter: Record) -> str:
+        frames = "" if self._dead_letters else dead_letter.headers.get(f"{DLQ_PREFIX}traceback", "")
         return printable(
-            f"{cut(letter.id)} ({' > '.join(frames.splitlines())})" if frames else cut(letter.id)
+            f"{cut(dead_letter.id)} ({' > '.join(frames.splitlines())})" if frames else cut(dead_letter.id)
         )
 
     def _log(self, key: tuple[str, str]) -> None:

@@ -1,12 +1,19 @@
-"""The canary's side of a worker: its reports to the other workers, their reports, and the true values."""
+"""The canary of a predictor in one worker: its calls, and what the workers tell each other about it.
+
+`CanaryCall` calls both models for the events of the canary's keys. The predictor's model answers the events
+that the canary fails for, so that a bad canary costs no event. Both get the same events, so that neither the
+keys nor the sizes of batches make a difference between their failures and times.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
 import msgspec
@@ -18,15 +25,20 @@ from eventml.errors import BackendError, UnavailableError
 from eventml.handlers import Handler
 from eventml.models import Model
 from eventml.records import Record
-from eventml.runtime.backoff import BrokerRetry
-from eventml.runtime.canary_trial import CanaryRecord, CanaryTrial, Observation
-from eventml.runtime.failures import CallResults, failure_cause, task_group
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.calls.handler_call import HandlerCall
+from eventml.runtime.failures.classification import CallResults, Failed
+from eventml.runtime.failures.exceptions import failure_cause, task_group
+from eventml.runtime.failures.outages import BrokerRetry
+from eventml.runtime.model_versions.canary_trial import (
+    CanaryRecord,
+    CanaryTrial,
+    Observation,
+    Sums,
+    is_in_share,
+)
 from eventml.runtime.predictions import decode_prediction
-from eventml.runtime.sequential_test import Sums
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
 
 log = logging.getLogger("eventml")
 
@@ -36,6 +48,7 @@ _LAST_REPORT: Final = 2.0  # seconds that the report of a worker that stops may 
 _JOINING: Final = 30.0  # seconds until the first report of a worker must have come back
 _LIMIT: Final = 500  # records that are received at once
 _KEPT: Final = 100_000  # pairs of predictions that wait for their true values
+_SECONDS: Final = 0.001  # a smaller difference between two calls says nothing
 
 
 def canary_topic(handler: Handler) -> str:
@@ -59,13 +72,15 @@ class CanaryControl:
         self._version, self._worker = canary.version, token_hex(6)
         start = CanaryRecord(version=canary.version, share=handler.canary.share)
         self.trial = CanaryTrial(start, rolls_back=handler.canary.on_worse == "rollback")
-        self._own: dict[Observation, Sums] = {}  # observed in this trial
-        self._of_trial = ""  # its name
-        self._reported: dict[str, int] = {"": -1}  # by trial: how many observations, the start counts as well
+        self._own: dict[Observation, Sums] = {}  # observed by this worker in this trial
+        self._trial_name = ""
+        self._reported: dict[str, int] = {
+            "": -1
+        }  # by trial: the observations of the last report; -1 before the first
         self._shown = (-1.0, "")
         self._waiting: dict[str, tuple[float, float]] = {}  # both predictions, by the id of the event
         self._causes: set[type[Exception]] = set()  # exceptions of the canary that have been logged
-        self._unusable = False  # a true value was, and that has been logged
+        self._unusable = False  # that a true value cannot be used has been logged
 
     @asynccontextmanager
     async def joined(self) -> AsyncIterator[None]:
@@ -118,8 +133,8 @@ class CanaryControl:
         found = [one for one in decoded if isinstance(one, CanaryRecord)]
         for record in found:
             self.trial.apply(record)
-        if self.trial.name != self._of_trial:
-            self._own, self._waiting, self._of_trial = {}, {}, self.trial.name
+        if self.trial.name != self._trial_name:
+            self._own, self._waiting, self._trial_name = {}, {}, self.trial.name
         share, worse = self.trial.share, self.trial.worse
         if (share, worse) != self._shown:
             self._shown, self._stats.canary_share = (share, worse), float(share)
@@ -143,9 +158,9 @@ class CanaryControl:
 
     async def _report(self) -> None:
         number = sum(sums.number for sums in self._own.values())
-        if number > self._reported.get(self._of_trial, 0) * _GROWTH:
+        if number > self._reported.get(self._trial_name, 0) * _GROWTH:
             record = CanaryRecord(
-                version=self._version, trial=self._of_trial, worker=self._worker, sums=self._own
+                version=self._version, trial=self._trial_name, worker=self._worker, sums=self._own
             )
             await self._backend.publish([canary_message(self._topic, record)])
             self._reported[record.trial] = number
@@ -187,3 +202,61 @@ class CanaryControl:
             return float(next(fields[name] for name in (self.options.error, *others) if name in fields))
         except (ArithmeticError, StopIteration, TypeError, ValueError):
             return math.nan
+
+
+class CanaryCall:
+    """Calls a predictor's function with its model, with the canary, or with both, by the canary's share."""
+
+    def __init__(self, call: HandlerCall, canary: HandlerCall, control: CanaryControl, stats: Stats) -> None:
+        self._call, self._canary = call, canary
+        self._control = control
+        self._stats = stats
+        self._turn = 1
+
+    async def __call__(self, items: Sequence[Item]) -> CallResults:
+        """Call, check and encode, as a `HandlerCall` does. With a share of 1 the canary alone is called."""
+        share = self._control.trial.share
+        chosen = [share > 0.0 and is_in_share(item.delivery.record, share) for item in items]
+        self._stats.canary_events += sum(chosen)
+        if share >= 1.0:
+            return await self._canary(items)
+        if not any(chosen):
+            return await self._call(items)
+        parts: dict[bool, list[Item]] = {True: [], False: []}
+        for item, is_chosen in zip(items, chosen, strict=True):
+            parts[is_chosen].append(item)
+        others = iter(await self._call(parts[False]) if parts[False] else ())
+        both = iter(await self._call_both(parts[True]))
+        return [next(both if is_chosen else others) for is_chosen in chosen]
+
+    async def _call_both(self, items: Sequence[Item]) -> CallResults:
+        turn = self._turn = -self._turn  # the second call may find things in caches
+        outcomes = [await _timed(call, items) for call in [self._call, self._canary][::turn]]
+        (model, error, seconds), (canary, _, canary_seconds) = outcomes[::turn]
+        failed = sum(isinstance(one, Failed) for one in model)
+        canary_failed = sum(isinstance(one, Failed) for one in canary)
+        if canary_failed != failed:
+            self._control.observe("failures", 1.0 if canary_failed > failed else -1.0)
+        elif not failed:
+            slow = canary_seconds > self._control.options.max_slowdown * seconds + _SECONDS
+            self._control.observe("seconds", 1.0 if slow else -1.0)
+        if error is not None and canary_failed:
+            raise error  # so that the bad event is found
+        self._control.keep(model, canary)
+        results = list(canary)
+        for position, (one, other) in enumerate(zip(model, canary, strict=True)):
+            if isinstance(other, Failed):
+                results[position] = one
+                if not isinstance(one, Failed):
+                    self._control.failed(other.error)
+        return results
+
+
+async def _timed(call: HandlerCall, items: Sequence[Item]) -> tuple[CallResults, Exception | None, float]:
+    """The results of a call, all `Failed` if it raised; its exception; and its time in seconds."""
+    begun, error = time.perf_counter(), None
+    try:
+        results = await call(items)
+    except Exception as exc:  # noqa: BLE001 - a handler may raise anything
+        results, error = [Failed(exc)] * len(items), exc
+    return results, error, time.perf_counter() - begun

@@ -9,36 +9,31 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import TYPE_CHECKING, ClassVar, Final, cast
+from collections.abc import Sequence
+from typing import ClassVar, Final, cast
 
 import anyio
 
 from eventml.backends.base import Completion, Subscription
 from eventml.errors import UnavailableError
 from eventml.handlers import Handler
-from eventml.runtime.backoff import backoff_delay
-from eventml.runtime.calling import Item
-from eventml.runtime.dead_letters import DeadLetterWriter
-from eventml.runtime.failures import (
-    Bisection,
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.failures.classification import (
     CallResults,
     Failed,
     Verdict,
     classify,
-    describe,
-    failure_cause,
-    leaves,
+    retry_after,
     should_retry,
 )
-from eventml.runtime.infrastructure import retry_after
-from eventml.runtime.poison import Call, CountedCalls
-from eventml.runtime.retry_queue import FailedItem, RetryQueue
-from eventml.runtime.staleness import Staleness
+from eventml.runtime.failures.dead_letters import DeadLetterWriter
+from eventml.runtime.failures.exceptions import describe, failure_cause, leaves
+from eventml.runtime.failures.outages import backoff_delay
+from eventml.runtime.failures.poison import Call, CountedCalls
+from eventml.runtime.failures.retry_queue import Bisection, FailedItem, RetryQueue
+from eventml.runtime.failures.staleness import Staleness
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import HandlerTracing
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 log = logging.getLogger("eventml")
 

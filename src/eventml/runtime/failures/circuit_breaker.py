@@ -12,21 +12,18 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Final, TypeGuard
+from typing import Final, TypeGuard
 
 import anyio
 
+from eventml.backends.base import Completion
 from eventml.handlers import Handler
 from eventml.records import Delivery
-from eventml.runtime.backoff import backoff_delay
-from eventml.runtime.dead_letters import DeadLetterCompletion, DeadLetterWriter
+from eventml.runtime.failures.dead_letters import DeadLetterCompletion, DeadLetterWriter
+from eventml.runtime.failures.outages import backoff_delay
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from eventml.backends.base import Completion
 
 log = logging.getLogger("eventml")
 
@@ -60,7 +57,7 @@ class FailureWindow:
         return 2 * self._failed > self._deciding
 
     def restart(self, deciding: int) -> None:
-        """Forget all events. Until the window is full again, half of so many failures are enough."""
+        """Forget all events. Until more than `deciding` are counted, half of that many failures suffice."""
         self._last.clear()
         self._failed = 0
         self._deciding = min(deciding, self._size)
@@ -74,7 +71,7 @@ class FailureWindow:
         full = len(self._last) == self._size
         self._failed += failed - (full and self._last[0])
         self._last.append(failed)
-        # Of more events than `deciding` more may fail, as many as half of them.
+        # Once more events than that are counted, half of them are compared with the failures.
         self._deciding = max(self._deciding, len(self._last))
 
 
@@ -117,7 +114,7 @@ class CircuitBreaker:
     def split(self, batch: Sequence[Completion]) -> tuple[list[Completion], list[Completion]]:
         """The completions that may go out, and those that are kept back.
 
-        That are the dead letters once the breaker is open, and what comes behind one of them with its key.
+        Kept back are dead letters while the breaker is open, and later events of their keys.
         """
         passed: list[Completion] = []
         kept: list[Completion] = []
@@ -219,5 +216,5 @@ class CircuitBreaker:
 
 
 def _is_failure(completion: Completion) -> TypeGuard[DeadLetterCompletion]:
-    """Whether it is a dead letter that tells of the handler or of its events."""
+    """Whether it is a dead letter that counts as a failure of the handler."""
     return isinstance(completion, DeadLetterCompletion) and not completion.intended

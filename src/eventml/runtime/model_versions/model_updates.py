@@ -9,21 +9,18 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import anyio
 from anyio import to_thread
 
 from eventml.errors import EventMLError, ModelTamperedError
 from eventml.models import Model, ModelSource, current_version
-from eventml.runtime.failures import describe
-from eventml.runtime.infrastructure import is_infrastructure
+from eventml.runtime.failures.classification import is_infrastructure
+from eventml.runtime.failures.exceptions import describe
 from eventml.runtime.loaded_handlers import LoadedHandler, load_model
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 log = logging.getLogger("eventml")
 
@@ -36,7 +33,7 @@ class ModelUpdates:
     """Follows the model of one handler: a file that is replaced, or a name in a registry.
 
     Args:
-        use: Has the handler use a model from its next call on.
+        use: Makes the handler use a model from its next call on.
     """
 
     def __init__(self, loaded: LoadedHandler, stats: Stats, use: Callable[[Model], None]) -> None:
@@ -75,9 +72,9 @@ class ModelUpdates:
         return await to_thread.run_sync(_found, self._source, golden, abandon_on_cancel=True)
 
     async def _is_final(self, version: _Found, error: BaseException) -> bool:
-        """Whether a version need not be tried again: the error is its own, and the file is still that one."""
+        """Whether a version need not be tried again: the error is its own, and the source still has it."""
         # A file may be replaced before the file with its digest is.
-        if isinstance(error, ModelTamperedError) or _is_passing(error):
+        if isinstance(error, ModelTamperedError) or _is_temporary(error):
             return False
         with suppress(Exception):
             return await self._find() == version
@@ -92,7 +89,7 @@ class ModelUpdates:
         self._accept()
 
     def _refuse(self, version: _Found | None, reason: str) -> None:
-        """Record why there is no new version. `version` is None if it may still be used as it is."""
+        """Record why there is no new version. `version` is None if the same version is to be tried again."""
         self._refused = version
         if reason != self._stats.model_refused:
             self._stats.model_refused = reason
@@ -117,7 +114,7 @@ def _found(source: ModelSource, golden: str | None) -> _Found:
     return version, ()
 
 
-def _is_passing(error: BaseException | None) -> bool:
+def _is_temporary(error: BaseException | None) -> bool:
     """Whether a service that the handler needs was unavailable when the model was loaded or checked.
 
     Memory that does not suffice is the model's fault: loading it again and again could end the worker.

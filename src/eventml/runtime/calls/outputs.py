@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, reduce
 from itertools import islice
 from operator import or_
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,13 +20,10 @@ from eventml.handler_options import is_reserved
 from eventml.handlers import Handler
 from eventml.models import Model
 from eventml.records import Delivery, Output, Record
-from eventml.runtime.failures import CallResults, Failed
-from eventml.runtime.output_checks import OutputChecks, Prediction, each_alone
+from eventml.runtime.calls.output_checks import OutputChecks, Prediction, each_alone
+from eventml.runtime.failures.classification import CallResults, Failed
 from eventml.runtime.tracing import HandlerTracing
 from eventml.signatures import functions_of, type_hints
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
 
 
 class Outputs:

@@ -1,33 +1,19 @@
-"""Failures: their classification and description, and the search for the bad events of a failed batch.
-
-The decisions are pure: what is done about a failure is in `retry.py`.
-"""
+"""Exceptions: their description for messages and logs, and exception groups with one exception unwrapped."""
 
 from __future__ import annotations
 
 import linecache
-import math
 import re
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from enum import Enum
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
-import msgspec
+from anyio.abc import TaskGroup
 
-from eventml.backends.base import Completion
-from eventml.errors import DecodeError, HandlerTimeoutError, Reject, UnavailableError
-from eventml.handler_options import HandlerOptions
+from eventml.errors import DecodeError, UnavailableError
 from eventml.printable import printable
-from eventml.runtime.infrastructure import is_infrastructure
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
-
-    from anyio.abc import TaskGroup
 
 _MAX_DESCRIPTION: Final = 1_000  # characters
 _LIBRARIES: Final = {"eventml", "anyio", "asyncio", "trio", "outcome", "threading", "concurrent"}
@@ -39,99 +25,6 @@ _VALIDATION: Final = re.compile(
     r"(?:.* at `(\$(?:\.\w+)?))?"
 )
 """What msgspec and pydantic say of a type, and the first field of the path. Others may hold values."""
-
-
-class Failed(msgspec.Struct, frozen=True):
-    """The result of an event that failed."""
-
-    error: Exception
-
-
-NOT_CALLED: Final = Failed(UnavailableError("not called, as an earlier event of its key failed"))
-"""The result of an event that was not called, because an earlier event of its key had failed."""
-
-
-CallResults = Sequence[Completion | Failed]
-"""The results of one call of the handler for a batch, one for each event, in their order."""
-
-
-def contains_rejects(outputs: Iterable[object]) -> bool:
-    """Whether one of a handler's outputs is a `Reject`. It looks at each type once, as most have one."""
-    return any(issubclass(type_, Reject) for type_ in set(map(type, outputs)))
-
-
-class Verdict(Enum):
-    """Which events of a batch a failure is about, and so what to do next."""
-
-    INFRASTRUCTURE = "no event is at fault: retry the whole batch until it succeeds"
-    EVENT = "an event is at fault: find it, retry it a few times, then move it to the dead letters"
-    REJECTED = "an event is at fault, and a retry would not help: move it to the dead letters"
-
-
-def classify(error: Exception, retry_on: tuple[type[Exception], ...] = ()) -> Verdict:
-    """Classify a failure by its type; `retry_on` are failures of the infrastructure too.
-
-    An exception group, as a handler's own task group raises it, has the verdict that all its exceptions have;
-    if they differ, an event is at fault.
-    """
-    if isinstance(error, ExceptionGroup) and not isinstance(error, retry_on):
-        verdicts = {classify(one, retry_on) for one in error.exceptions}
-        return verdicts.pop() if len(verdicts) == 1 else Verdict.EVENT
-    if isinstance(error, Reject | DecodeError):
-        return Verdict.REJECTED
-    if isinstance(error, retry_on):
-        return Verdict.INFRASTRUCTURE
-    if isinstance(error, HandlerTimeoutError):
-        return Verdict.EVENT
-    return Verdict.INFRASTRUCTURE if is_infrastructure(error) else Verdict.EVENT
-
-
-def should_retry(error: Exception, attempts: int, options: HandlerOptions) -> bool:
-    """Whether an event that has failed on its own this many times is tried again.
-
-    If not, it is moved to the dead letters.
-    """
-    verdict = classify(error, options.retry_on)
-    return verdict is Verdict.INFRASTRUCTURE or (verdict is Verdict.EVENT and attempts <= options.retries)
-
-
-class Bisection:
-    """Which parts of a failed batch to call next, to find its bad events: a state machine.
-
-    Ask `next` for a part, call the handler with it, and report it if it `failed`; until `next` returns
-    None. Parts come from left to right, so everything to the left of a part is settled.
-
-    Halving is Hildebrandt and Zeller's delta debugging, reduced to faults that are independent of each other.
-    One bad event among n costs at most 2*ceil(log2 n) + 1 calls, the first one, which failed, included.
-
-    Args:
-        size: The length of the batch, 2 at least, which has been called once and failed.
-        seconds: When to stop, once the calls that a single bad event takes have been made.
-    """
-
-    def __init__(self, size: int, seconds: float = math.inf) -> None:
-        self._open: list[range] = []
-        self._current = range(size)
-        self._deadline = time.monotonic() + seconds
-        self._fewest_calls = 2 * math.ceil(math.log2(size)) + 1
-        self.calls = 1
-        self.failed()
-
-    def next(self) -> range | None:
-        """The leftmost part that is not settled; None if all is settled or the time is over."""
-        if not self._open or (self.calls >= self._fewest_calls and time.monotonic() > self._deadline):
-            return None
-        self.calls += 1
-        self._current = self._open.pop()
-        return self._current
-
-    def failed(self) -> bool:
-        """Report that the handler failed for the part. Returns whether it is a single event: a bad one."""
-        middle = len(self._current) // 2
-        if middle == 0:
-            return True
-        self._open += [self._current[middle:], self._current[:middle]]
-        return False
 
 
 def describe(error: BaseException) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -18,11 +19,14 @@ from eventml.errors import CrashLoopError, PublishError, Reject, StaleError
 from eventml.handlers import Handler
 from eventml.printable import cut, printable, valid_unicode
 from eventml.records import Delivery, Record
-from eventml.runtime.failures import describe, failure_cause, leaves, own_message, summarise_traceback
+from eventml.runtime.failures.exceptions import (
+    describe,
+    failure_cause,
+    leaves,
+    own_message,
+    summarise_traceback,
+)
 from eventml.runtime.tracing import HandlerTracing
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
 
 log = logging.getLogger("eventml")
 
@@ -50,8 +54,8 @@ class DeadLetterCompletion(Completion, frozen=True, gc=False):
 
     Attributes:
         cause: Why it failed, without values of the event; see `failure_cause`.
-        intended: Whether the dead letter tells nothing of the handler: it rejected the event, the event came
-            too late, or the event kills its worker.
+        intended: Whether it is no failure of the handler: it rejected the event, the event came too late, or
+            the event kills its worker.
         error_type: The class of the failure; of a group of intended ones, that of the first.
         message: The failure's own message, without that of its cause, in one line.
         time: When it was written, by `time.monotonic`.

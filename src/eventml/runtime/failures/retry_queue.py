@@ -1,15 +1,15 @@
-"""The events of a handler that wait for a retry, and those that wait behind them."""
+"""The state of retries, without I/O: the queue of events that wait, and the bisection of a failed batch."""
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Sequence
 from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from eventml.runtime.calling import Item
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from eventml.runtime.calls.caller import Item
 
 
 class FailedItem(NamedTuple):
@@ -81,3 +81,42 @@ class RetryQueue:
     def _key(self, item: Item) -> bytes | None:
         """The key that an event holds back; None if it holds back none."""
         return (item.delivery.record.key or None) if self._ordered else None
+
+
+class Bisection:
+    """Which parts of a failed batch to call next, to find its bad events: a state machine.
+
+    Ask `next` for a part, call the handler with it, and report it if it `failed`; until `next` returns
+    None. Parts come from left to right, so everything to the left of a part is settled.
+
+    Halving is Hildebrandt and Zeller's delta debugging, reduced to faults that are independent of each other.
+    One bad event among n costs at most 2*ceil(log2 n) + 1 calls, the first one, which failed, included.
+
+    Args:
+        size: The length of the batch, 2 at least, which has been called once and failed.
+        seconds: When to stop, once the calls that a single bad event takes have been made.
+    """
+
+    def __init__(self, size: int, seconds: float = math.inf) -> None:
+        self._open: list[range] = []
+        self._current = range(size)
+        self._deadline = time.monotonic() + seconds
+        self._fewest_calls = 2 * math.ceil(math.log2(size)) + 1
+        self.calls = 1
+        self.failed()
+
+    def next(self) -> range | None:
+        """The leftmost part that is not settled; None if all is settled or the time is over."""
+        if not self._open or (self.calls >= self._fewest_calls and time.monotonic() > self._deadline):
+            return None
+        self.calls += 1
+        self._current = self._open.pop()
+        return self._current
+
+    def failed(self) -> bool:
+        """Report that the handler failed for the part. Returns whether it is a single event: a bad one."""
+        middle = len(self._current) // 2
+        if middle == 0:
+            return True
+        self._open += [self._current[middle:], self._current[:middle]]
+        return False

@@ -8,36 +8,33 @@ holds back only its key.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple
 
 import anyio
 import anyio.lowlevel
+from anyio.abc import TaskGroup
 
 from eventml.backends.base import Completion
 from eventml.handlers import Handler
-from eventml.runtime.calling import Item
-from eventml.runtime.circuit_breaker import StoppedError
-from eventml.runtime.failures import Failed
-from eventml.runtime.retry import Retry
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from anyio.abc import TaskGroup
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.failures.circuit_breaker import StoppedError
+from eventml.runtime.failures.classification import Failed
+from eventml.runtime.failures.retry import Retry
 
 _YIELD: Final = 32
 """A task that handles so many events without a wait lets the others run."""
 
 
 class _Keyed(NamedTuple):
-    """An event and the key that it holds back; None if it holds back none."""
+    """An event, and the key whose later events wait for it; None if none do."""
 
     key: bytes | None
     item: Item
 
 
 class ConcurrentCalls:
-    """The step in front of `Retry` that has it called for many single events at once.
+    """Calls `Retry` for many single events at once.
 
     Args:
         ordered: Whether the events of one key are handled one after the other.
@@ -171,6 +168,7 @@ class ConcurrentCalls:
             self._leave(len(done))
 
     def _leave(self, events: int) -> None:
+        """Make room for as many other events."""
         for _ in range(events):
             self._room.release()
         self.in_process -= events

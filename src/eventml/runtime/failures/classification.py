@@ -1,7 +1,7 @@
-"""Which exceptions are failures of the infrastructure, as clients of databases and services report them.
+"""Classification of failures: is the infrastructure at fault, or the event?
 
-No client library is imported: an exception is recognised by the qualified names of its classes, the most
-specific one first, and by what these say of themselves (an HTTP status, an SQLSTATE, an error code).
+No client library is imported: an exception of one is recognised by the qualified names of its classes, the
+most specific one first, and by its attributes (an HTTP status, an SQLSTATE, an error code).
 """
 
 from __future__ import annotations
@@ -9,10 +9,15 @@ from __future__ import annotations
 import errno
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from eventml.errors import BackendError
+import msgspec
+
+from eventml.backends.base import Completion
+from eventml.errors import BackendError, DecodeError, HandlerTimeoutError, Reject, UnavailableError
+from eventml.handler_options import HandlerOptions
 
 MAX_RETRY_AFTER: Final = 120.0
 """The longest wait for a `Retry-After`, in seconds: a supervisor takes a much longer one for a stuck call."""
@@ -44,6 +49,63 @@ _AWS_CODES: Final = {
     *("RequestTimeout", "RequestTimeoutException"),
 }
 """What botocore's own retries take for throttling, though the status is 400."""
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The result of an event that failed."""
+
+    error: Exception
+
+
+NOT_CALLED: Final = Failed(UnavailableError("not called, as an earlier event of its key failed"))
+"""The result of an event that was not called, because an earlier event of its key had failed."""
+
+
+CallResults = Sequence[Completion | Failed]
+"""The results of one call of the handler for a batch, one for each event, in their order."""
+
+
+def contains_rejects(outputs: Iterable[object]) -> bool:
+    """Whether one of a handler's outputs is a `Reject`. It looks at each type once, as most have one."""
+    return any(issubclass(type_, Reject) for type_ in set(map(type, outputs)))
+
+
+class Verdict(Enum):
+    """Which events of a batch a failure is about, and so what to do next."""
+
+    INFRASTRUCTURE = "no event is at fault: retry the whole batch until it succeeds"
+    EVENT = "an event is at fault: find it, retry it a few times, then move it to the dead letters"
+    REJECTED = "an event is at fault, and a retry would not help: move it to the dead letters"
+
+
+def classify(error: Exception, retry_on: tuple[type[Exception], ...] = ()) -> Verdict:
+    """Classify a failure by its type; `retry_on` are failures of the infrastructure too.
+
+    An exception group, as a handler's own task group raises it, has the verdict that all its exceptions have;
+    if they differ, an event is at fault.
+    """
+    if isinstance(error, ExceptionGroup) and not isinstance(error, retry_on):
+        verdicts = {classify(one, retry_on) for one in error.exceptions}
+        return verdicts.pop() if len(verdicts) == 1 else Verdict.EVENT
+    if isinstance(error, Reject | DecodeError):
+        return Verdict.REJECTED
+    if isinstance(error, retry_on):
+        return Verdict.INFRASTRUCTURE
+    if isinstance(error, HandlerTimeoutError):
+        return Verdict.EVENT
+    return Verdict.INFRASTRUCTURE if is_infrastructure(error) else Verdict.EVENT
+
+
+def should_retry(error: Exception, attempts: int, options: HandlerOptions) -> bool:
+    """Whether an event that has failed on its own this many times is tried again.
+
+    If not, it is moved to the dead letters.
+    """
+    verdict = classify(error, options.retry_on)
+    return verdict is Verdict.INFRASTRUCTURE or (verdict is Verdict.EVENT and attempts <= options.retries)
+
+
+# Exceptions of client libraries
 
 
 class _Response(NamedTuple):

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from eventml.backends.base import Completion
 from eventml.errors import StaleError
 from eventml.handlers import Handler
-from eventml.runtime.calling import Item
-from eventml.runtime.dead_letters import DeadLetterWriter
-from eventml.runtime.failures import Failed
-from eventml.runtime.handler_call import HandlerCall
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.calls.handler_call import HandlerCall
+from eventml.runtime.failures.classification import Failed
+from eventml.runtime.failures.dead_letters import DeadLetterWriter
 from eventml.runtime.stats import Stats
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class Staleness:
     """Completes stale events without a call.
 
     A stale event becomes a dead letter, is dropped, or is answered by a fallback (`when_stale`), whose
-    output becomes a completion by the outputs of `call`; a consumer has none.
+    output is checked and encoded as those of `call`.
 
     Args:
         max_age: Seconds since the broker's timestamp.

@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 import secrets
 from collections import Counter
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final, Literal
 
 import anyio
 import msgspec
@@ -23,16 +24,13 @@ import msgspec
 from eventml.backends.base import Completion, Subscription
 from eventml.errors import PublishError
 from eventml.records import REPLAY_GROUP, Delivery, Record
-from eventml.runtime.dead_letters import (
+from eventml.runtime.failures.dead_letters import (
     DLQ_PREFIX,
     MISPLACED,
     DeadLetterDelivery,
     DeadLetterQueue,
     read_dead_letter,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
 
 DeadLetterAction = Literal["replay", "drop"]
 """Action on dead letters: give them back to their handlers, or delete them."""

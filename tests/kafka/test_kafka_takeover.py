@@ -57,7 +57,9 @@ async def grow(cluster: KafkaCluster, topic: str, partitions: int) -> None:
 
 
 def partitions(*members: Any) -> int:
-    return sum(len(member._member.assignment.states) for member in members)
+    """How many they read; none while a rebalance is under way."""
+    assignments = [member._member.assignment for member in members]
+    return sum(len(one.states) for one in assignments if one.active)
 
 
 async def until_read(wanted: int, *members: Any) -> None:

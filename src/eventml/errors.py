@@ -92,7 +92,11 @@ class DecodeError(EventMLError):
 
 
 class OutputError(EventMLError):
-    """A handler's outputs do not fit its inputs: wrong length, wrong type, or a number that is not finite."""
+    """What a handler or a producer gave cannot be published.
+
+    A handler's outputs do not fit its inputs (wrong length, wrong type, a number that is not finite), or an
+    event, its key, its id or its headers cannot be encoded.
+    """
 
 
 class HandlerTimeoutError(EventMLError):

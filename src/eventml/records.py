@@ -133,6 +133,27 @@ class Output(msgspec.Struct, frozen=True):
     topic: str | None = None
 
 
+def is_text(value: object, errors: str = "strict") -> bool:
+    """Whether a value is text that UTF-8 can encode, with this handler of errors."""
+    try:
+        return isinstance(value, str) and value.encode(errors=errors) is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def is_key(value: object) -> bool:
+    """Whether a value can be the key of a record: text, bytes or None."""
+    return value is None or isinstance(value, bytes) or is_text(value)
+
+
+def are_headers(value: object) -> bool:
+    """Whether a value can be the headers of a record: texts by name, as deliveries have them."""
+    # Bytes of a delivery's header that are not UTF-8 are escaped by surrogates.
+    return isinstance(value, Mapping) and all(
+        is_text(text, "surrogateescape") for pair in value.items() for text in pair
+    )
+
+
 def foreign_id(topic: str, partition: int, offset: int | str) -> str:
     """The id of a record that was published without one: the same at every delivery."""
     return f"{topic}/{partition}/{offset}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -196,6 +197,41 @@ async def test_an_event_that_cannot_be_encoded_does_not_affect_others(bus: Bus) 
         await bus.publish("t", Ride("b"))
     [record] = await records(hub, "t", 1)
     assert msgspec.json.decode(record.value, type=Ride).ride_id == "b"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"id": 5}, "an event's id is text, not 5"),
+        ({"id": "\ud800"}, "an event's id is text"),
+        ({"key": 5}, "an event's key is text or bytes, not 5"),
+        ({"key": "\ud800"}, "an event's key is text or bytes"),
+        ({"headers": {"x": 1}}, "an event's headers are texts by name, not {'x': 1}"),
+        ({"headers": {5: "x"}}, "an event's headers are texts by name"),
+        ({"headers": ["x"]}, "an event's headers are texts by name"),
+        ({"topic": None}, "a topic's name is text, not None"),
+        ({"topic": ""}, "a topic's name is text, not ''"),
+    ],
+)
+async def test_what_cannot_be_published_costs_its_call_alone(
+    bus: Bus, given: dict[str, Any], message: str
+) -> None:
+    async with bus.open(Hub()):
+        with pytest.raises(OutputError, match=re.escape(message)):
+            await bus.publish(**{"topic": "rides.started", "event": {"x": 1}, **given})
+        await bus.publish("rides.started", {"x": 2})
+        assert [delivery.event async for delivery in bus.read("rides.started", until="end")] == [{"x": 2}]
+
+
+async def test_keys_and_ids_of_many_events_are_checked(bus: Bus) -> None:
+    bus.topic("rides.started", id_field="ride_id")
+    async with bus.open(Hub()):
+        with pytest.raises(OutputError, match="key is text or bytes, not 5"):
+            await bus.publish_many("rides.started", [{"ride_id": 1}], key=lambda ride: 5)  # type: ignore[arg-type, return-value]
+        with pytest.raises(OutputError, match="'ride_id' is None, and no id"):
+            await bus.publish_many("rides.started", [{"ride_id": None}])
+        with pytest.raises(OutputError, match="headers are texts by name"):
+            await bus.publish_many("rides.started", [{"ride_id": 1}], headers={"x": 1})  # type: ignore[dict-item]
 
 
 async def test_configuration_replaces_the_value_in_the_code(bus: Bus) -> None:

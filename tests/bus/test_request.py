@@ -20,6 +20,7 @@ from eventml import (
     Reject,
     RequestTimeoutError,
 )
+from eventml.backends.memory import Hub
 from eventml.records import REPLY_TO
 from eventml.runtime import replies as runtime_replies
 from eventml.runtime import reply_topic
@@ -168,6 +169,13 @@ async def test_the_reason_of_a_failure_has_no_values_of_the_event() -> None:
         "Reject": "Reject: no such ride",
         "DecodeError": "DecodeError: Expected `int`, got `str` at `$.ride_id`",
     }
+
+
+async def test_a_request_in_memory_says_that_its_worker_is_in_this_process() -> None:
+    bus = Bus("rides")
+    with pytest.raises(RequestTimeoutError, match="is running in this process, as no other one reaches"):
+        async with bus.open(Hub()):
+            await bus.request("rides.started", {}, timeout=0.01)
 
 
 async def test_a_late_reply_is_dropped(scenario: Scenario) -> None:

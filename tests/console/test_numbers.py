@@ -153,7 +153,11 @@ def test_what_happens_to_workers_is_named() -> None:
     assert changes(before, gone) == ["worker-1 is ready, no broker"]
     assert changes(gone, before) == ["worker-1 is ready"]
     handler = HandlerReport(group="g", model=("m", "2"))
-    assert changes(before, status(handlers={"h": handler})) == ["h: model 2 in place of 1"]
+    after = status(handlers={"h": handler})
+    assert changes(before, after) == ["h: model 2 in place of 1"]
+    both = msgspec.structs.replace(before, workers=[*before.workers, *after.workers])
+    assert changes(before, both) == ["h: model 2 beside 1"]
+    assert changes(both, after) == ["h: model 2 on all workers"]
     rolled = msgspec.structs.replace(before, rolling_restarts=1)
     assert changes(before, rolled) == ["rolling restart completed"]
 

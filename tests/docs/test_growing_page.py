@@ -62,9 +62,7 @@ def test_the_error_of_the_page(folder: Path) -> None:
 
 
 def test_two_buses_in_a_process(folder: Path) -> None:
-    done = run(
-        folder, "-m", "pytest", "-q", "-p", "no:schemathesis", "-o", "asyncio_mode=auto", "test_two.py"
-    )
+    done = run(folder, "-m", "pytest", "-q", "-p", "no:schemathesis", "test_two.py")
     assert done.returncode == 0, done.stdout
     (folder / "main.py").write_text(
         "import asyncio\nfrom rides.two import bus\n"

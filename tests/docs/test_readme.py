@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -58,3 +59,11 @@ def test_importing_the_app_runs_nothing(run: Callable[..., str]) -> None:
 def test_every_link_leads_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README.read_text()):
         assert (ROOT / target).exists(), target
+
+
+def test_the_extras_that_all_leaves_out_are_named() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    [contained] = re.findall(r"\[(.*)\]", extras["all"][0])
+    [named] = re.findall(r"`all`: all of them but (.*?)\.", README.read_text(), re.DOTALL)
+    left_out = set(extras) - set(contained.split(",")) - {"all", "dev", "examples"}
+    assert set(re.findall(r"`(\w+)`", named)) == left_out

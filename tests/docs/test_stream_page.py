@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from eventml.deploy.workers import ServiceStatus
+from eventml.deploy.workers.metrics import render_metrics
+
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "deployment" / "stream.md").read_text("utf-8")
 APP = """
@@ -42,4 +45,16 @@ def test_the_check_of_the_page_passes_with_its_settings(tmp_path: Path) -> None:
 def test_the_metrics_of_the_page_are_those_of_operations() -> None:
     metrics = set(re.findall(r"`(eventml_\w+)`", PAGE))
     assert metrics
-    assert metrics <= set(re.findall(r"`(eventml_\w+)`", (DOCS / "operations.md").read_text("utf-8")))
+    assert metrics <= metrics_of_operations()
+
+
+def test_operations_has_every_metric_of_the_port() -> None:
+    printed = render_metrics(ServiceStatus(bus="rides", workers=[]))
+    assert set(re.findall(r"^# HELP (\w+)", printed, re.MULTILINE)) == metrics_of_operations()
+
+
+def metrics_of_operations() -> set[str]:
+    """The metrics in the table of the page about operations."""
+    page = (DOCS / "operations.md").read_text("utf-8")
+    cells = re.findall(r"^\| (`eventml_[^|]*)", page, re.MULTILINE)
+    return set(re.findall(r"`(\w+)`", " ".join(cells)))

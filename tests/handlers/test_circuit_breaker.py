@@ -7,13 +7,15 @@ import os
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import anyio
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Meta
 
 from eventml import Delivery, Record
 from eventml.codec import Decoder
@@ -149,6 +151,11 @@ async def test_rejects_do_not_stop_a_handler(scenario: Scenario) -> None:
         (Ride, b"{}", "DecodeError: Object missing required field `number`"),
         (Ride, b'{"number": An', "DecodeError: JSON is malformed"),
         (Literal["Bob", "Cid"], b"\"it's Anna's\"", "DecodeError"),
+        (Annotated[float, Meta(gt=0.5)], b"-1", "DecodeError: Expected `float` > 0.5"),
+        (Annotated[int, Meta(multiple_of=3)], b"4", "DecodeError: Expected `int` that's a multiple of 3"),
+        (Annotated[str, Meta(max_length=3)], b'"Anna"', "DecodeError: Expected `str` of length <= 3"),
+        (Annotated[str, Meta(pattern="^B")], b'"Anna"', "DecodeError: Expected `str` matching regex"),
+        (list[datetime], b'["Anna"]', "DecodeError: Invalid RFC3339 encoded datetime at `$`"),
         (dict[str, int], b'{"Anna": null}', "DecodeError: Expected `int`, got `null` at `$`"),
     ],
 )

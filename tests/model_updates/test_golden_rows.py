@@ -107,8 +107,9 @@ async def test_the_file_is_read_once_for_the_check_and_the_recorded_predictions(
     ("content", "message"),
     [
         (None, "cannot be read"),
-        (b"", "there are no golden rows"),
+        (b"", "there are no rows"),
         (b"[1]", "cannot be read"),
+        (b"x\n1.0\n", r"rows are read from Parquet \(FILE.parquet\), or from a JSON object in each line"),
         (b'{"x": "one"}', "row 1 is no event of add"),
         (b'{"x": 1.0}\n{"y": 1.0}', "row 2 is no event of add"),
     ],

@@ -15,7 +15,7 @@ import anyio
 
 from eventml import records
 from eventml.backends.base import Backend
-from eventml.codec import Encoder, Format
+from eventml.codec import Encoder, Format, shorten
 from eventml.errors import OutputError, RequestTimeoutError
 from eventml.producer.coalescing import RECORDS_PER_WRITE, Coalescer
 from eventml.producer.requests import Requester
@@ -98,11 +98,15 @@ class Producer:
             headers: Further CloudEvents attributes (such as `ce_subject`) or headers.
 
         Raises:
-            OutputError: The event cannot be encoded, or lacks its topic's id field.
+            OutputError: The event cannot be encoded, or has no value in its topic's id field; the topic, the
+                key, the id or a header is not text.
             PublishError: The broker refused the event, or the topic is full (FullError).
             UnavailableError: The broker cannot be reached; the event may or may not have arrived.
             NotOpenError: The bus is not open.
         """
+        if id is not None and not records.is_text(id):
+            raise OutputError(f"an event's id is text, not {shorten(id)}")
+        _check_headers(headers)
         [record] = self._records(topic, [event], [key], self._ids(topic, [event]) if id is None else [id])
         with self._sending("publish", topic, record.id) as sending:
             added = {**(sending.headers if sending else {}), **(headers or {})}
@@ -136,6 +140,7 @@ class Producer:
             UnavailableError: As for `publish`.
             NotOpenError: As for `publish`.
         """
+        _check_headers(headers)
         with self._sending("publish", topic) as sending:
             published, stream = 0, iter(events)
             added = {**(sending.headers if sending else {}), **(headers or {})}
@@ -196,10 +201,15 @@ class Producer:
                 types = self._output_types.get((topic, predictor_of(reply.record)), {})
                 return read_reply(reply, output_type, types)
             reader = f"predictor {predictor!r}" if predictor else "a predictor"
+            here = (
+                ""
+                if self.backend.capabilities.shared
+                else " in this process, as no other one reaches its bus"
+            )
             raise RequestTimeoutError(
                 f"no reply to request {request.id} on {topic!r} within {timeout:g} s. Check that a worker of "
-                f"{reader} that reads {topic!r} is running, and how large its lag is (eventml lag); or raise "
-                "timeout. A reply that arrives later is dropped"
+                f"{reader} that reads {topic!r} is running{here}, and how large its lag is (eventml lag); or "
+                "raise timeout. A reply that arrives later is dropped"
             )
 
     def _sending(
@@ -221,7 +231,7 @@ class Producer:
         if self.backend.capabilities.tombstones and encoder.null in values:
             values = [records.TOMBSTONE if value == encoder.null else value for value in values]
         return [
-            Record(topic, value, key.encode() if isinstance(key, str) else key, id_, headers)
+            Record(topic, value, None if key is None else _encoded(key), id_, headers)
             for value, key, id_ in zip(values, keys, ids, strict=False)
         ]
 
@@ -237,6 +247,8 @@ class Producer:
     def _make_headers(
         self, topic: str, predictor: str | None = None, *, request: bool = False
     ) -> Mapping[str, str]:
+        if not (topic and records.is_text(topic)):
+            raise OutputError(f"a topic's name is text, not {shorten(topic)}")
         headers = {
             records.SPEC_VERSION: "1.0",
             records.TYPE: topic,
@@ -254,8 +266,22 @@ def _with(record: Record, headers: Mapping[str, str]) -> Record:
     return Record(record.topic, record.value, record.key, record.id, {**record.headers, **headers})
 
 
+def _encoded(key: str | bytes) -> bytes:
+    if not records.is_key(key):
+        raise OutputError(f"an event's key is text or bytes, not {shorten(key)}")
+    return key.encode() if isinstance(key, str) else key
+
+
+def _check_headers(headers: Mapping[str, str] | None) -> None:
+    if headers is not None and not records.are_headers(headers):
+        raise OutputError(f"an event's headers are texts by name, not {shorten(headers)}")
+
+
 def _field_of(event: Any, field: str, topic: str) -> Any:
     try:
-        return event[field] if isinstance(event, dict) else getattr(event, field)
+        value = event[field] if isinstance(event, dict) else getattr(event, field)
     except (KeyError, AttributeError) as exc:
         raise OutputError(f"topic.{topic}.id_field: the event has no field {field!r}") from exc
+    if value is None:
+        raise OutputError(f"topic.{topic}.id_field: the event's {field!r} is None, and no id")
+    return value

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import cast
 
 import anyio
+from anyio.abc import TaskStatus
 
 from eventml.backends.base import (
     MAX_BYTES,
@@ -20,7 +21,13 @@ from eventml.backends.base import (
     RefusesTopics,
     Subscription,
 )
-from eventml.errors import BackendError, CircuitBreakerError, UnavailableError, UnsupportedError
+from eventml.errors import (
+    BackendError,
+    CircuitBreakerError,
+    EventMLError,
+    UnavailableError,
+    UnsupportedError,
+)
 from eventml.handlers import Handler
 from eventml.models import Model, can_change
 from eventml.runtime.calls.caller import Caller
@@ -108,8 +115,7 @@ class Worker:
 
         Those that were not go back to their groups, for the next worker.
         """
-        async with AsyncExitStack() as stack:
-            pipelines = [await self._subscribe(stack, loaded) for loaded in self.handlers]
+        async with self._subscribed() as pipelines:
             self.ready.set()
             with self._work as work:
                 async with task_group() as tasks:
@@ -180,7 +186,36 @@ class Worker:
         Raises:
             UnavailableError: the broker cannot be reached.
         """
-        return {name: await subscription.lag() for name, subscription in self._subscriptions.items()}
+        return {name: await subscription.lag() for name, subscription in tuple(self._subscriptions.items())}
+
+    @asynccontextmanager
+    async def _subscribed(self) -> AsyncIterator[Collection[Pipeline]]:
+        """Subscribe all handlers at the same time, as a new member of a Kafka group may wait for seconds."""
+        pipelines: dict[str, Pipeline] = {}
+        failed: list[EventMLError] = []
+        closing = anyio.Event()
+
+        async def hold(loaded: LoadedHandler, *, task_status: TaskStatus[Pipeline]) -> None:
+            async with AsyncExitStack() as stack:
+                task_status.started(await self._subscribe(stack, loaded))
+                await closing.wait()
+
+        async with task_group() as holding:
+
+            async def subscribe(loaded: LoadedHandler) -> None:
+                try:
+                    pipelines[loaded.handler.name] = await holding.start(hold, loaded)
+                except EventMLError as exc:
+                    failed.append(exc)
+                    starting.cancel_scope.cancel()
+
+            async with task_group() as starting:
+                for loaded in self.handlers:
+                    starting.start_soon(subscribe, loaded)
+            if failed:
+                raise failed[0]
+            yield pipelines.values()
+            closing.set()
 
     async def _subscribe(self, stack: AsyncExitStack, loaded: LoadedHandler) -> Pipeline:
         handler, options = loaded.handler, loaded.handler.options

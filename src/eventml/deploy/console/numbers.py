@@ -192,8 +192,16 @@ def changes(before: ServiceStatus, now: ServiceStatus) -> list[str]:
     versions = loaded_models(before)
     for handler, version in loaded_models(now).items():
         if versions.get(handler, version) != version:
-            found.append(f"{handler}: model {version} in place of {versions[handler]}")
+            found.append(f"{handler}: model {_change(versions[handler].split(', '), version.split(', '))}")
     return found
+
+
+def _change(before: Sequence[str], now: Sequence[str]) -> str:
+    """What has happened to the versions of a model; workers differ during a rolling restart."""
+    added, gone = (", ".join(one for one in a if one not in b) for a, b in ((now, before), (before, now)))
+    if added and gone:
+        return f"{added} in place of {gone}"
+    return f"{added} beside {', '.join(before)}" if added else f"{', '.join(now)} on all workers"
 
 
 def loaded_models(status: ServiceStatus) -> dict[str, str]:

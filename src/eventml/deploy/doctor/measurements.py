@@ -116,7 +116,7 @@ async def _batches(
         # The next call may take twice as long as the last, and there are two more calls with its batch.
         if found and time.perf_counter() - begun + 6 * found[-1].seconds > _BUDGET:
             break
-        progress(f"calling it with {size:,} events")
+        progress(f"calling it with {size:,} events" if size > 1 else "calling it with one event")
         batch = list(islice(cycle(items[: len(alone)]), size))
         first = time.perf_counter()
         same = await _values(call, handler, batch) == list(islice(cycle(alone), size))

@@ -246,25 +246,15 @@ def _outputs_of(handler: Handler, value: Any) -> list[Output]:
 
 def _checked(handler: Handler, output: Output) -> Output:
     key, headers, topic = output.key, output.headers, output.topic
-    if not (key is None or isinstance(key, bytes) or _is_text(key)):
+    if not records.is_key(key):
         raise OutputError(f"{handler.name}: an output's key is text or bytes, not {shorten(key)}")
-    # Bytes of an input's header that are not UTF-8 are escaped.
-    if not isinstance(headers, Mapping) or not all(
-        _is_text(text, "surrogateescape") for pair in headers.items() for text in pair
-    ):
+    if not records.are_headers(headers):
         raise OutputError(f"{handler.name}: an output's headers are texts by name, not {shorten(headers)}")
     if reserved := list(filter(is_reserved, headers)):
         raise OutputError(f"{handler.name}: an output's header {reserved[0]!r} is written by the library")
     if topic is not None and topic not in list(handler.outputs):
         raise OutputError(f"{handler.name}: an output is for the topic {topic!r}, which is not in its to=...")
     return output
-
-
-def _is_text(value: Any, errors: str = "strict") -> bool:
-    try:
-        return isinstance(value, str) and value.encode(errors=errors) is not None
-    except UnicodeEncodeError:
-        return False
 
 
 class _Part(NamedTuple):

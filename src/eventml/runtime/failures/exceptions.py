@@ -19,9 +19,15 @@ _MAX_DESCRIPTION: Final = 1_000  # characters
 _LIBRARIES: Final = {"eventml", "anyio", "asyncio", "trio", "outcome", "threading", "concurrent"}
 _MAX_FRAMES: Final = 6
 _MAX_SOURCE_LINE: Final = 120  # characters
+_BOUND: Final = (
+    r" (?:of length )?(?:[<>]=? )?-?[\d.]+(?:e[+-]?\d+)?| that's a multiple of [\d.]+| matching regex"
+    r"| with (?:a|no) timezone component"
+)
 _VALIDATION: Final = re.compile(
-    r"(Expected `[^`]*`(?:, got `[^`]*`)?|Object missing required field `[^`]*`|Input data was truncated|"
-    r"(?:JSON|MessagePack data) is malformed|Input should be [a-z ]+[-\d.]*|Field required)"
+    rf"(Expected `[^`]*`(?:, got `[^`]*`|{_BOUND})?|Object missing required field `[^`]*`|"
+    r"Input data was truncated|(?:JSON|MessagePack data) is malformed|"
+    r"Invalid (?:RFC3339 encoded [a-z]+|ISO8601 duration|UUID|base64 encoded string|decimal string)|"
+    r"Input should be [a-z ]+[-\d.]*|Field required)"
     r"(?:.* at `(\$(?:\.\w+)?))?"
 )
 """What msgspec and pydantic say of a type, and the first field of the path. Others may hold values."""

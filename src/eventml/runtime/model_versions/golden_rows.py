@@ -89,10 +89,13 @@ def read_golden_rows(path: str, handler: Handler) -> GoldenRows:
         read = msgspec.to_builtins(_rows(path), builtin_types=(Decimal,), enc_hook=_of_pandas)
     except MissingExtraError:
         raise
+    except OSError as exc:
+        raise ModelError(f"the rows in {path} cannot be read: {exc}") from exc
     except Exception as exc:  # pyarrow and msgspec have exceptions of their own
-        raise ModelError(f"the golden rows in {path} cannot be read: {exc}") from exc
+        read_from = "rows are read from Parquet (FILE.parquet), or from a JSON object in each line"
+        raise ModelError(f"the rows in {path} cannot be read: {exc}; {read_from}") from exc
     if not read:
-        raise ModelError(f"there are no golden rows in {path}; record at least one")
+        raise ModelError(f"there are no rows in {path}; record at least one")
     own = {in_json for in_json, *_ in fields_of(handler.event_type) or ()}
     recorded = [None if PREDICTION in own else row.pop(PREDICTION, None) for row in read]
     values = map(msgspec.json.encode, read)

@@ -47,6 +47,21 @@ def test_the_next_worker_handles_what_a_killed_one_had_in_flight(serve: Serve, o
     assert oracle.lost == []
 
 
+def test_a_poison_event_is_found_and_costs_one_event(serve: Serve, oracle: Oracle) -> None:
+    """What replaces a process that it killed counts the attempt. The events read beside it are answered."""
+    oracle.publish(0)
+    service = serve("--workers", "2", env={"MAX_BATCH": "16", "MAX_DELIVERIES": "3"})
+    service.until_ready()
+    oracle.publish(60)
+    oracle.publish(1, do="die")
+    oracle.publish(60)
+    service.until(lambda: service.metric("eventml_dead_letters_total") == 1)
+    oracle.collect(120, within=60)
+    assert service.stop() == 0
+    assert oracle.lost == [60]
+    assert 2 <= service.text.count("restarting in") <= 4
+
+
 def test_a_worker_is_killed_after_a_rolling_restart(serve: Serve, oracle: Oracle) -> None:
     """A process that replaces a running one has another name, and so has the one that takes over from it."""
     oracle.publish(0)

@@ -179,7 +179,9 @@ async def test_a_member_that_failed_in_a_rebalance_begins_nothing() -> None:
     """Its successor could not receive, as long as this waited. It delivers them again; none is called."""
     member, taken = member_of(Broker())
     admin = cast("AdminClient", None)
-    subscription = GroupSubscription(lambda: member, topics="t", group="g", admin=admin, settings=Settings())
+    subscription = GroupSubscription(
+        lambda _: member, topics="t", group="g", admin=admin, settings=Settings()
+    )
     subscription._member = member
     assert subscription.lost_deliveries(taken) == ()
     member.fail(UnavailableError("no brokers"))

@@ -215,6 +215,7 @@ async def test_each_role_needs_no_more_rights_than_the_docs_say(secure: Secure, 
         )
         async with opened(login) as backend:
             await repeated(lambda: backend.lag(topic, group=queue.group))
+            backend.name_members("worker-1")  # as in a worker that a supervisor has started
             async with bus.open(backend), bus.worker() as worker, asyncio.TaskGroup() as tasks:
                 tasks.create_task(worker.run())
                 while worker.stats["double"].completed < 2:

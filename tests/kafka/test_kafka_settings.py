@@ -155,7 +155,7 @@ def test_plaintext_to_another_machine_is_logged_as_a_warning(
     ("settings", "named"),
     [
         ({"heartbeat_interval": 10.0}, "heartbeat_interval"),
-        ({"drain": 28.0}, "drain"),
+        ({"drain": 29.0}, "drain"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], named: str) -> None:

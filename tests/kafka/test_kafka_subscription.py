@@ -43,7 +43,8 @@ def subscription_of(
 ) -> GroupSubscription:
     """A subscription whose members join with these outcomes, the last one again and again."""
 
-    def new_member() -> Member:
+    def new_member(number: int) -> Member:
+        assert number == 1, "the others have left"
         joined.append(Joining(errors[min(len(joined), len(errors) - 1)]))
         return cast("Member", joined[-1])
 

@@ -1,11 +1,11 @@
 """A process that works for a group, for tests that kill it.
 
     worker.py '{"url": …, "topic": …, "to": …, "group": …, "settings": {…}, "pause": 0.0, "die": 0.0,
-                "certainly": false}'
+                "certainly": false, "name": null}'
 
 For each record it publishes one on `to`, with the id `<record's id>/made`. With `die` it kills itself, with
 that probability, after a transaction's records are written and before it is committed; `certainly`, at the
-first one.
+first one. A `name` is that of its members (`NamesMembers`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import os
 import random
 import signal
 import sys
-from typing import Any
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer
 
@@ -26,11 +27,14 @@ from eventml.backends.base import Completion
 from eventml.errors import BackendError
 from eventml.records import Record
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
 
 async def work(options: dict[str, Any]) -> None:
     pause, to = options.get("pause", 0.0), options["to"]
     async with (
-        kafka.open(options["url"], kafka.Settings(**options["settings"])) as backend,
+        _opened(options) as backend,
         backend.subscribe([options["topic"]], group=options["group"], start="earliest") as subscription,
     ):
         while True:
@@ -44,6 +48,14 @@ async def work(options: dict[str, Any]) -> None:
                 await until_completed(subscription, done)
             except BackendError:
                 await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def _opened(options: dict[str, Any]) -> AsyncIterator[kafka.KafkaBackend]:
+    async with kafka.open(options["url"], kafka.Settings(**options["settings"])) as backend:
+        if options.get("name"):
+            backend.name_members(options["name"])
+        yield backend
 
 
 async def until_completed(subscription: Any, done: list[Completion]) -> None:

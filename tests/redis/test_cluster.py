@@ -150,6 +150,21 @@ async def test_one_call_publishes_to_all_nodes_and_one_member_reads_them(
             assert await member.lag() == len(records)
 
 
+async def test_a_member_takes_the_place_of_a_dead_one_at_all_nodes(cluster: Sequence[RedisServer]) -> None:
+    settings = redis.Settings(cluster=True, lease=600.0)
+    topics = [scene.new_topic() for _ in range(12)]
+    records = [r for n, topic in enumerate(topics) for r in scene.new_records(topic, 5, start=100 * n)]
+    async with redis.open(cluster[1].url, settings) as dead, redis.open(cluster[2].url, settings) as backend:
+        for one in (dead, backend):
+            one.name_members("one")
+        async with dead.subscribe(topics, group="group", start="earliest") as member:
+            await dead.publish(records)
+            await scene.take(member, len(records))  # it completes nothing, and does not leave
+            async with backend.subscribe(topics, group="group", start="earliest") as successor:
+                taken = await scene.take(successor, len(records))
+                assert sorted(d.record.id for d in taken) == sorted(r.id for r in records)
+
+
 async def test_a_slot_that_moves_is_followed(cluster: Sequence[RedisServer]) -> None:
     tag = f"{{{scene.new_topic()}}}"
     topic, to = f"{tag}.started", f"{tag}.duration"

@@ -88,7 +88,7 @@ class KafkaBackend:
         self._publisher = Publisher(clients, self._sender, settings.publish_timeout)
         self._subscriptions: set[GroupSubscription] = set()
         self._name: str | None = None
-        self._members: Counter[str] = Counter()  # by group
+        self._named: Counter[tuple[str, ...]] = Counter()  # subscriptions, by group and topics
         self.capabilities = capabilities(settings)
 
     def name_members(self, name: str) -> None:
@@ -132,8 +132,12 @@ class KafkaBackend:
             subscription = Reader(self._clients, self._publisher, partitions, self._settings.max_bytes)
             starting = subscription.start(start, self._admin, self._settings.publish_timeout)
         else:
+            # A name has the topics: the place of a member that read others comes with their partitions.
+            self._named[group, *sorted(topics)] += 1
+            number = self._named[group, *sorted(topics)]
+            name = self._name and f"{self._name}-{'-'.join(sorted(topics))}-{number}"
             subscription = GroupSubscription(
-                lambda: self._new_member(partitions, group, start),
+                lambda member: self._new_member(partitions, group, start, name and f"{name}.{member}"),
                 topics=partitions,
                 group=group,
                 admin=self._admin,
@@ -187,9 +191,7 @@ class KafkaBackend:
         await self._publisher.close()
         await self._admin.close()
 
-    def _new_member(self, topics: Mapping[str, int], group: str, start: Start) -> Member:
-        self._members[group] += 1
-        name = None if self._name is None else f"{self._name}-{self._members[group]}"
+    def _new_member(self, topics: Mapping[str, int], group: str, start: Start, name: str | None) -> Member:
         completer: AtLeastOnce | ExactlyOnce = AtLeastOnce(self._publisher)
         if self._settings.delivery == "exactly_once":
             timeout = self._settings.publish_timeout

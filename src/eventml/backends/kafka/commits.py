@@ -53,6 +53,22 @@ async def ends_of_redelivered(
         return dict.fromkeys(partitions, sys.maxsize)
 
 
+async def partitions_of_group(
+    admin: AdminClient, group: str, topics: Mapping[str, int], within: float
+) -> dict[str, int]:
+    """The numbers of partitions, by topic, that members of the group have had: all of these are committed.
+
+    `topics` has the numbers that there are. Where it is unknown how many the group has had, it has had none.
+    """
+    existing = [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count)]
+    try:
+        async with asyncio.timeout(within):
+            committed = await admin.committed(group, existing, stable=False)
+    except (TimeoutError, EventMLError):
+        committed = {}
+    return {topic: sum(partition.topic == topic for partition in committed) for topic in topics}
+
+
 class Committer:
     """Commits what was completed: one commit at a time, each of all that has changed since the last.
 

@@ -20,6 +20,7 @@ from typing import Any
 from aiokafka import AIOKafkaClient, AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.protocol.group import JoinGroupRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import OffsetAndMetadata
 
@@ -91,10 +92,11 @@ class ClientFactory:
         one partition while those of others wait to be read. A broker returns a larger record nevertheless.
         """
         settings = self._settings
+        instance = (settings.group_instance_id or name) if group else None
         consumer = AIOKafkaConsumer(
             **self._options,
             group_id=group,
-            group_instance_id=(settings.group_instance_id or name) if group else None,
+            group_instance_id=instance,
             # A broker responds to a request to join only when all members have given up their partitions.
             request_timeout_ms=max(self._request_timeout, milliseconds(settings.rebalance_timeout + 5)),
             session_timeout_ms=milliseconds(settings.session_timeout),
@@ -110,6 +112,8 @@ class ClientFactory:
         )
         _never_create_topics(consumer._client)
         decode_batches(consumer)
+        if instance is not None:
+            _notice_leader(consumer, instance)
         return consumer
 
     async def _first_error(self) -> Exception | None:
@@ -159,6 +163,40 @@ def _never_create_topics(client: AIOKafkaClient) -> None:
         return False
 
     client._metadata_update = update
+
+
+def _notice_leader(consumer: AIOKafkaConsumer, instance: str) -> None:
+    """Record whether a static member leads its group without knowing it; see `leads_unknowingly`.
+
+    The broker's response to it names the leader that has died, whose id begins with the name of both. Only
+    JoinGroup 9 (KIP-814) says who leads now, and aiokafka has no version after 5.
+    """
+    send = consumer._client.send
+    consumer._leads_unknowingly = False
+
+    async def sent(node: int, request: Any, **options: Any) -> Any:
+        response = await send(node, request, **options)
+        if isinstance(request, JoinGroupRequest):
+            leader = response.leader_id
+            of_this_name = leader.startswith(f"{instance}-")
+            consumer._leads_unknowingly = of_this_name and leader != response.member_id
+        return response
+
+    consumer._client.send = sent
+
+
+def leads_unknowingly(consumer: AIOKafkaConsumer) -> bool:
+    """Whether the member has taken the place of its group's leader, and aiokafka takes it for a follower.
+
+    Then no member looks for new partitions, which is the leader's task: call `watch_partitions`.
+    """
+    return getattr(consumer, "_leads_unknowingly", False)
+
+
+def watch_partitions(consumer: AIOKafkaConsumer, counts: Mapping[str, int]) -> None:
+    """Let the leader rebalance the group once topics have other numbers of partitions than these."""
+    consumer._coordinator._group_subscription = set(counts)
+    consumer._coordinator._metadata_snapshot = dict(counts)
 
 
 async def stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:

@@ -24,9 +24,9 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from eventml.backends.base import Completion, Start
 from eventml.backends.kafka.admin import AdminClient
 from eventml.backends.kafka.assignment import Assignment, Chunk, GivenBack
-from eventml.backends.kafka.commits import Committer, ends_of_redelivered
+from eventml.backends.kafka.commits import Committer, ends_of_redelivered, partitions_of_group
 from eventml.backends.kafka.completion import Completer
-from eventml.backends.kafka.connection import ClientFactory, leave
+from eventml.backends.kafka.connection import ClientFactory, leads_unknowingly, leave, watch_partitions
 from eventml.backends.kafka.errors import CLIENT_ERRORS, translate, translated
 from eventml.backends.kafka.fetching import fetch_deliveries
 from eventml.backends.kafka.settings import Settings
@@ -294,6 +294,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
                     await opened.enter_async_context(self._completer.open(assigned))
                     committed = await self._committer.resume(self._admin, self._group, assigned, self._start)
                 ends = await ends_of_redelivered(self._admin, committed, session / 4)
+                if leads_unknowingly(self._consumer):
+                    known = await partitions_of_group(self._admin, self._group, self._topics, session / 4)
+                    watch_partitions(self._consumer, known)
                 former, self.former = self.former, None
                 # Events in flight when a member of this process failed are not presumed to have killed it.
                 self.assignment.resume(committed, ends, former.given_back if former else None)

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import count
 
 import anyio
 from aiokafka import TopicPartition
@@ -24,6 +25,7 @@ from eventml.records import Delivery
 log = logging.getLogger("eventml")
 
 _JOIN_BACKOFF = 0.5  # seconds
+_LEAVING = 1.0  # seconds that the next member waits for one that leaves, to have its number
 _READABLE_AFTER = 2.0  # seconds: a member whose first fetches are refused has failed by then
 
 
@@ -62,12 +64,13 @@ def _states(assignments: Iterable[Assignment]) -> dict[TopicPartition, Partition
 class GroupSubscription:
     """A member of a consumer group; as `eventml.backends.base.Subscription`.
 
-    `new_member` creates a member that has not joined.
+    `new_member` creates a member that has not joined. No two that have not left have one number, and it is 1
+    if possible: if this process dies, the first member of the next one takes the place of number 1.
     """
 
     def __init__(
         self,
-        new_member: Callable[[], Member],
+        new_member: Callable[[int], Member],
         *,
         topics: Collection[str],
         group: str,
@@ -84,6 +87,7 @@ class GroupSubscription:
         self._failed: Member | None = None
         self._joining: asyncio.Task[Member] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
+        self._numbers: dict[Member, int] = {}  # of members that have not left
         self._watching: asyncio.Task[None] | None = None
         self._receiving = False
         self._lost = 0  # of former members
@@ -182,7 +186,11 @@ class GroupSubscription:
         return self._member
 
     async def _join(self) -> Member:
-        member = self._new_member()
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=_LEAVING)
+        number = next(n for n in count(1) if n not in self._numbers.values())
+        member = self._new_member(number)
+        self._numbers[member] = number
         member.former = self._failed
         try:
             await member.join(self._join_timeout)
@@ -200,7 +208,11 @@ class GroupSubscription:
             self._leave(member)
 
     def _leave(self, member: Member) -> None:
-        task = asyncio.create_task(member.leave())
+        async def leave() -> None:
+            await member.leave()
+            self._numbers.pop(member, None)
+
+        task = asyncio.create_task(leave())
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -98,7 +97,7 @@ class RedisBackend:
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
         self._name: str | None = None
-        self._members: Counter[tuple[str, ...]] = Counter()  # by group and topics
+        self._members: dict[tuple[str, str], int] = {}  # the highest number, by group and topic
         self.capabilities = capabilities(publisher.server.settings)
 
     def name_members(self, name: str) -> None:
@@ -135,8 +134,9 @@ class RedisBackend:
         return self._member(topics, group, window).joined(start)
 
     def _member(self, topics: Sequence[str], group: str, window: int = 0) -> Member:
-        self._members[group, *topics] += 1  # each topic has consumers of its own
-        number = self._members[group, *topics]
+        # One number for all topics of a member, and at each of them that of no other one of its group.
+        number = 1 + max(self._members.get((group, topic), 0) for topic in topics)
+        self._members.update(((group, topic), number) for topic in topics)
         name = None if self._name is None else f"{self._name}-{number}"
         return Member(self._publisher, topics, group, name=name, window=window)
 

@@ -192,7 +192,7 @@ class Consumer:
         self._report_removed(trimmed)
         found = [(entry, fields, n) for entry, fields, n in claimed if entry.decode() not in self._renewed]
         if found:
-            log.info("claimed %d deliveries of %s, whose leases had expired", len(found), self)
+            log.info("claimed %d deliveries of %s, which had been left unfinished", len(found), self)
         return self.take([(entry, fields) for entry, fields, _ in found], [n for _, _, n in found])
 
     async def anything_released(self) -> bool:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -174,15 +174,18 @@ def answering(body: bytes) -> Iterator[HostPort]:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
-            for _ in range(4):
-                connection, _ = server.accept()
-                with connection:
-                    connection.recv(65_536)
-                    connection.sendall(body)
+            with suppress(OSError):  # the test has ended
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(65_536)
+                        connection.sendall(body)
 
-        thread = threading.Thread(target=serve, daemon=True)
+        thread = threading.Thread(target=serve)
         thread.start()
         yield HostPort("127.0.0.1", server.getsockname()[1])
+        server.shutdown(socket.SHUT_RDWR)  # ends the wait for another connection
+        thread.join(10)
 
 
 @pytest.mark.parametrize(

@@ -160,3 +160,12 @@ async def test_one_output_for_one_input_if_each_process_dies_in_a_transaction(
         made = Counter(one.record.id for one in await everything(backend, to, 2_000))
     assert set(made) == {f"id-{n}/made" for n in range(2_000)}
     assert set(made.values()) == {1}
+
+
+async def test_a_worker_may_have_any_name_and_topics_any_length(kafka_broker: KafkaCluster) -> None:
+    """Kafka's own clients take 249 letters, digits, dots and dashes for the name of a static member."""
+    topic = await new_topic(kafka_broker, name=f"t{token_hex(4)}{'x' * 230}")
+    name = f"prédiction der Dauer {'y' * 240}-{token_hex(8)}"
+    async with named(kafka_broker, name, topic, topic[:9]) as member, connected(kafka_broker) as backend:
+        await backend.publish(records(topic, range(3)))
+        assert len(await receive(member, 3)) == 3

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.docs.wheel import build_wheel
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -39,8 +39,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scripts of an environment with the wheel. Its dependencies are those of this environment."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
-    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT, folder=folder)
-    [wheel] = folder.glob("eventml-*.whl")
+    wheel = build_wheel(folder)
     venv.create(folder / "venv")
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "venv")}))
     run(*pip, "--python", folder / "venv", "install", "--no-deps", wheel, folder=folder)

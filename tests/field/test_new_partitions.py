@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from confluent_kafka.admin import AdminClient, NewPartitions
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,24 +18,12 @@ from eventml.backends.base import Completion
 from eventml.backends.kafka import settings as kafka_settings
 from eventml.backends.kafka.commits import partitions_to_start
 from eventml.records import Record
-from tests.kafka.conftest import connected, lag, new_topic, receive
+from tests.kafka.conftest import connected, grow, lag, new_topic, receive
 
 if TYPE_CHECKING:
     from backends.kafka.cluster import KafkaCluster
 
 pytestmark = pytest.mark.anyio
-
-
-async def grow(cluster: KafkaCluster, topic: str, partitions: int) -> None:
-    def create() -> None:
-        admin = AdminClient({"bootstrap.servers": cluster.bootstrap})
-        [done] = admin.create_partitions([NewPartitions(topic, partitions)]).values()
-        done.result(timeout=20)
-
-    await anyio.to_thread.run_sync(create)
-    async with connected(cluster) as backend, asyncio.timeout(20):
-        while (await backend._admin.partition_counts([topic]))[topic] != partitions:
-            await asyncio.sleep(0.05)
 
 
 def keyed(topic: str, count: int, start: int = 0) -> list[Record]:

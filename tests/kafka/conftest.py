@@ -15,7 +15,9 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio
 import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from backends.kafka.cluster import KafkaCluster
 from backends.process import NotInstalledError
@@ -58,6 +60,20 @@ async def new_topic(
     async with connected(cluster) as backend:
         await backend.create_topics([NewTopic(name=name, partitions=partitions, **choices)])
     return name
+
+
+async def grow(cluster: KafkaCluster, topic: str, partitions: int) -> None:
+    """Give a topic more partitions, and wait until the brokers know of them."""
+
+    def create() -> None:
+        admin = AdminClient({"bootstrap.servers": cluster.bootstrap})
+        [done] = admin.create_partitions([NewPartitions(topic, partitions)]).values()
+        done.result(timeout=20)
+
+    await anyio.to_thread.run_sync(create)
+    async with connected(cluster) as backend, asyncio.timeout(20):
+        while (await backend._admin.partition_counts([topic]))[topic] != partitions:
+            await asyncio.sleep(0.05)
 
 
 async def everything(backend: KafkaBackend, topic: str, expected: int) -> list[Delivery]:

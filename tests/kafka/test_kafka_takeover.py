@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from confluent_kafka.admin import AdminClient, NewPartitions
 
 from eventml.backends.base import Completion
 from eventml.backends.kafka import settings as kafka_settings
 from eventml.backends.kafka.connection import abort
 from eventml.errors import UnavailableError
-from tests.kafka.conftest import connected, everything, new_topic, receive, records, until_finished
+from tests.kafka.conftest import connected, everything, grow, new_topic, receive, records, until_finished
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,18 +41,6 @@ async def named(cluster: KafkaCluster, name: str, topic: str, group: str) -> Asy
 async def die(member: Any) -> None:
     """End as the process would that is killed: nothing more is sent, and the group is not left."""
     await abort(member._member._consumer)
-
-
-async def grow(cluster: KafkaCluster, topic: str, partitions: int) -> None:
-    def create() -> None:
-        admin = AdminClient({"bootstrap.servers": cluster.bootstrap})
-        [done] = admin.create_partitions([NewPartitions(topic, partitions)]).values()
-        done.result(timeout=20)
-
-    await anyio.to_thread.run_sync(create)
-    async with connected(cluster) as backend, asyncio.timeout(20):
-        while (await backend._admin.partition_counts([topic]))[topic] != partitions:
-            await asyncio.sleep(0.05)
 
 
 def partitions(*members: Any) -> int:

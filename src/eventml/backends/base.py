@@ -146,8 +146,8 @@ class Bounded(Protocol):
         """Deliver only what is before the place where another reader with `start=end` would start now.
 
         It may be called once, between two calls of `receive`. From then on `receive` returns none once, and
-        only once, it has returned all of these that still exist. Raises UnavailableError if there is no
-        broker; repeating the call is right.
+        only once, it has returned all of these that still exist. Raises UnavailableError if the
+        broker cannot be reached; repeating the call is right.
         """
 
 
@@ -305,7 +305,7 @@ class TrimsTopics(Protocol):
     """Implemented besides `Backend` where a topic that no group reads would grow without limit."""
 
     async def trim(self, topic: str, *, older_than: float) -> None:
-        """Remove a topic's records of more seconds than this, read or not. Raises as `create_topics`."""
+        """Remove the records older than so many seconds, read or not. Raises as `create_topics` does."""
 
 
 @runtime_checkable
@@ -313,7 +313,7 @@ class ChecksOutputs(Protocol):
     """Implemented besides `Backend` where some outputs cannot be completed together with some inputs."""
 
     def check_outputs(self, topic: str, outputs: Sequence[str]) -> object:
-        """Raise UnsupportedError if `topic` and these cannot be completed in one step, and have to be."""
+        """Raise UnsupportedError if acks and outputs need one step by the settings, and it is impossible."""
 
 
 @runtime_checkable

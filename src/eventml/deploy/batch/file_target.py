@@ -150,9 +150,8 @@ class FileTarget(Target):
                 there = f"there is no column {missing[0]!r}; there are: {', '.join(names)}"
                 raise ConfigError(f"--partition-by: {there}")
             if schema and self._partition_by:
-                columns = arrow_schema(schema, integer_ids=False).remove(
-                    0
-                )  # whose type the first id will tell
+                # Without the id, whose type the first one will tell.
+                columns = arrow_schema(schema, integer_ids=False).remove(0)
                 has_other_columns(self._location, columns, self._partition_by)
             if found.parts:
                 with self._folder.open(_part(0), "rb") as part:

@@ -156,7 +156,7 @@ class SqlTarget(Target):
         for table, earlier in () if self._run.only_new else self._earlier(as_list(chunk.no_output)):
             savepoints = connection.dialect.name != "duckdb"
             nested = connection.begin_nested() if savepoints else nullcontext()
-            refused = suppress(*[InvalidRowError] * savepoints)  # as in `known`
+            refused = suppress(InvalidRowError) if savepoints else nullcontext()  # as in `known`
             with refused, translate_errors(self._location, TargetError), nested:
                 connection.execute(sa.delete(table).where(earlier))
         self._insert_rejects(connection, chunk)

@@ -62,7 +62,7 @@ class WorkerSpec(WorkerOptions, frozen=True, kw_only=True):
         listener: File descriptor of a listening socket that the worker inherits, or None.
         supervisor: Process id of the supervisor, which fills it in when it starts the worker.
         operations: Address of the supervisor's operations port, or None if it has none.
-        member: Name of the worker's members in their groups: that of the process that has died in its place.
+        member: Name of the process as a member of groups. What replaces a dead process has its name.
     """
 
     name: str

@@ -150,8 +150,8 @@ def open_dataset(location: FileLocation) -> pads.Dataset:
 def has_other_columns(location: FileLocation, columns: pa.Schema, partition_by: Sequence[str]) -> bool:
     """Return whether there is a Delta table with other columns or types than `columns`.
 
-    Where `columns` has no `id`, the type of the table's is not compared. A commit casts the values to the table's
-    types without a word: a float to an integer, too.
+    Where `columns` has no `id`, the type of the table's is not compared. A commit casts the values to
+    the table's types without a word: a float to an integer, too.
 
     Raises:
         TargetError: There is, and only partitions of it are to be replaced.
